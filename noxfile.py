@@ -1,0 +1,91 @@
+"""Test sessions: ``nox`` runs all of them, ``nox -s tests`` one.
+
+Arguments behind ``--`` go to pytest in the ``tests`` session: ``nox -- --corpus=DIR`` adds the
+checks on a folder of exported models.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.error_on_missing_interpreters = True
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "tests", "tools", "torch", "keras_cv", "demo"]
+
+# The release that comes as a small CPU build; torchvision and timm would ask for another.
+TORCH = "torch==2.13.0"
+
+
+@nox.session
+def lint(session):
+    """Check style, docstrings and types."""
+    session.install(".[lint]", "pytest", "hypothesis", "nox")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("mypy")
+
+
+@nox.session
+def tests(session):
+    """Run the tests that need nothing but the package itself."""
+    session.install(".[test]")
+    session.run("pytest", *session.posargs)
+
+
+@nox.session
+def tools(session):
+    """Run the inserted nodes through other people's optimisers and through OpenVINO."""
+    session.install(".[test,tools]", "openvino>=2026.1")
+    session.run("pytest", "--tools", "-m", "tools or openvino", "-rP")
+
+
+@nox.session
+def torch(session):
+    """Compare the operators with torch, keras, torchvision and timm, given equal uniforms."""
+    session.install(TORCH)
+    session.install(".[test]", TORCH, "keras==3.15.1")
+    # Their requirements name CUDA builds; what they need of them is not used here.
+    session.install("--no-deps", "torchvision>=0.28", "timm==1.0.31")
+    session.install("pyyaml", "pillow", "huggingface_hub", "safetensors")
+    session.run(
+        "pytest",
+        "tests/frameworks",
+        "-rP",
+        env={"STRUCTDROP_FRAMEWORKS": "torch", "KERAS_BACKEND": "torch"},
+    )
+
+
+@nox.session
+def keras_cv(session):
+    """Compare the operators with keras-cv, which needs a TensorFlow of its own time."""
+    session.install("tensorflow-cpu==2.18.1", "keras==3.8.0")
+    session.install("keras-cv==0.9.0")
+    session.install(".[test]")
+    session.run("pytest", "tests/frameworks", "-rP", env={"STRUCTDROP_FRAMEWORKS": "keras_cv"})
+
+
+@nox.session
+def ops(session):
+    """Build and test the native kernels by themselves; no wheel holds them yet."""
+    folder = pathlib.Path(session.create_tmp()).resolve()
+    session.install("cmake>=3.25", "ninja")
+    options = ("-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DSTRUCTDROP_TESTS=ON")
+    session.run("cmake", "-S", "ops", "-B", str(folder), *options)
+    session.run("cmake", "--build", str(folder))
+    session.run("ctest", "--test-dir", str(folder), "--output-on-failure")
+
+
+@nox.session
+def demo(session):
+    """Build a wheel, install it into an empty environment and run the demo from there."""
+    folder = pathlib.Path(session.create_tmp())
+    session.install("build")
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(folder), silent=True)
+    wheel = max(folder.glob("*.whl"), key=lambda path: path.stat().st_mtime)
+    session.install("--force-reinstall", str(wheel))
+    session.cd(folder)
+    session.run("structdrop", "demo", "-o", str(folder / "demo"))

@@ -1,0 +1,76 @@
+"""``structdrop info``: what is installed and supported."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from onnx_structdrop import __version__
+from onnx_structdrop.console import print_json, print_table
+from onnx_structdrop.schema import (
+    DOMAIN,
+    DROPOUT_OPS,
+    ELEMENT_TYPES,
+    MAX_OPSET,
+    MIN_FUNCTION_IR,
+    MIN_OPSET,
+    VERSION,
+)
+
+if TYPE_CHECKING:
+    import argparse
+
+__all__ = ["run"]
+
+_PACKAGES = ("onnx", "onnx-ir", "onnxscript", "onnxruntime", "numpy")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show versions, providers and what is supported."""
+    facts: dict[str, Any] = {
+        "onnx_structdrop": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "providers": _providers(),
+        "native_library": None,
+        "domain": DOMAIN,
+        "domain_version": VERSION,
+        "operators": list(DROPOUT_OPS),
+        "element_types": list(ELEMENT_TYPES),
+        "opsets": [MIN_OPSET, MAX_OPSET],
+        "min_ir_version": MIN_FUNCTION_IR,
+    }
+    if options.json:
+        print_json(facts)
+        return 0
+    packages = facts["packages"]
+    rows = [
+        ("onnx_structdrop", __version__),
+        ("python", f"{facts['python']} on {facts['platform']}"),
+        *((name, version or "not installed") for name, version in packages.items()),
+        ("providers", ", ".join(facts["providers"]) or "none"),
+        ("native library", "none: nodes run as functions"),
+        ("operators", f"{', '.join(DROPOUT_OPS)} of {DOMAIN}, version {VERSION}"),
+        ("element types", ", ".join(ELEMENT_TYPES)),
+        ("opsets", f"{MIN_OPSET} to {MAX_OPSET}, IR version {MIN_FUNCTION_IR} or newer"),
+    ]
+    print_table({"what": "left", "found": "left"}, rows)
+    return 0
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _providers() -> list[str]:
+    try:
+        onnxruntime = importlib.import_module("onnxruntime")
+    except ImportError:
+        return []
+    return list(onnxruntime.get_available_providers())

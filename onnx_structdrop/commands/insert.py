@@ -1,0 +1,143 @@
+"""``structdrop insert``: put structured dropout into a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from onnx_structdrop.commands.changes import print_changes
+from onnx_structdrop.commands.facts import Facts
+from onnx_structdrop.commands.files import check_output, model_size, output_path, write
+from onnx_structdrop.commands.selection import select
+from onnx_structdrop.commands.specification import specification
+from onnx_structdrop.console import message, percent, print_json, print_table, shape_text
+from onnx_structdrop.errors import CheckFailedError
+from onnx_structdrop.graph.compare import differences
+from onnx_structdrop.graph.fold import fold
+from onnx_structdrop.graph.insert import insert
+from onnx_structdrop.graph.inspect import StochasticNode, inspect
+from onnx_structdrop.graph.io import load
+from onnx_structdrop.graph.sites import Site, find_sites
+from onnx_structdrop.plot.capture import expected_rate
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
+
+    import onnx_ir as ir
+
+__all__ = ["Inserted", "inserted_nodes", "print_inserted", "run"]
+
+
+class Inserted(NamedTuple):
+    """A node that was inserted, and where."""
+
+    site: Site
+    node: StochasticNode
+
+    @property
+    def realised(self) -> float | None:
+        """Fraction that the node drops on average, None if it depends on the run."""
+        shape = self.site.shape if self.node.shape is None else self.node.shape
+        return expected_rate(self.node, shape)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        return {
+            "site": self.site.to_dict(),
+            "node": self.node.to_dict(),
+            "realised_rate": self.realised,
+        }
+
+
+def run(options: argparse.Namespace) -> int:
+    """Insert structured dropout and show where."""
+    target = None
+    if not options.dry_run or options.output is not None:
+        target = output_path(options)
+    spec = specification(options)
+    model = load(options.model)
+    if target is not None:
+        check_output(target, model)
+    sites = select(find_sites(model), options, default_kinds=True)
+    result = insert(
+        model,
+        spec,
+        sites,
+        training_mode=not options.eval,
+        ratio_input=options.ratio_input,
+        calibrate=options.calibrate,
+    )
+    _check_reversible(model, result)
+    inserted = inserted_nodes(model, result, sites)
+    before = Facts.of(model, model_size(options.model, model))
+    size = None
+    if not options.dry_run and target is not None:
+        size = write(result, target)
+    after = Facts.of(result, size)
+    if options.json:
+        print_json(
+            {
+                "model": options.model,
+                "output": None if options.dry_run else target,
+                "dry_run": options.dry_run,
+                "training_mode": not options.eval,
+                "spec": {"class_name": type(spec).__name__, "config": spec.get_config()},
+                "inserted": [entry.to_dict() for entry in inserted],
+                "before": before.to_dict(),
+                "after": after.to_dict(),
+            }
+        )
+        return 0
+    print_inserted(f"{spec}, {'inference' if options.eval else 'training'} mode", inserted)
+    print_changes(before, after)
+    if options.dry_run:
+        message("dry run: nothing was written")
+    return 0
+
+
+def inserted_nodes(before: ir.Model, after: ir.Model, sites: Sequence[Site]) -> list[Inserted]:
+    """Pair sites with the nodes that insertion put behind them."""
+    old = {(node.scope, node.name) for node in inspect(before).own}
+    nodes: dict[tuple[str, str | None], StochasticNode] = {}
+    for node in inspect(after).own:
+        if (node.scope, node.name) not in old:
+            # Where a site is a graph output, its name has moved on to the output of the node.
+            nodes[node.scope, node.data] = nodes[node.scope, node.output] = node
+    return [Inserted(site, nodes[site.scope, site.value]) for site in sites]
+
+
+def print_inserted(title: str, inserted: Sequence[Inserted]) -> None:
+    """Print a table of nodes with their sites and rates."""
+    print_table(
+        {
+            "site": "left",
+            "kind": "left",
+            "stage": "right",
+            "shape": "left",
+            "nominal": "right",
+            "realised": "right",
+            "seed": "right",
+        },
+        (
+            (
+                entry.site.value,
+                entry.site.kind,
+                entry.site.stage,
+                shape_text(entry.site.shape),
+                percent(entry.node.ratio),
+                percent(entry.realised),
+                entry.node.seed,
+            )
+            for entry in inserted
+        ),
+        title=title,
+    )
+
+
+def _check_reversible(model: ir.Model, result: ir.Model) -> None:
+    """Check, before anything is written, that folding will lead back to the input."""
+    found = differences(fold(model), fold(result))
+    if found:
+        raise CheckFailedError(
+            f"folding would not lead back to the input ({found[0]}), so nothing was written"
+        )

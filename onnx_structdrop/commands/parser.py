@@ -1,0 +1,303 @@
+"""The command line of ``structdrop``: commands and their options.
+
+This module is imported before anything else, so it imports nothing heavy: names of specifications
+and kinds are spelled out here, and a test compares them with where they come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from onnx_structdrop.commands.usage import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["KINDS", "SPEC_NAMES", "build_parser"]
+
+SPEC_NAMES = (
+    "SpatialDropout1D",
+    "SpatialDropout2D",
+    "SpatialDropout3D",
+    "DropBlock1D",
+    "DropBlock2D",
+    "DropBlock3D",
+    "Dropout",
+    "DropPath",
+)
+"""Names of the specifications."""
+
+KINDS = ("activation", "linear", "shortcut", "join", "concat")
+"""Kinds of sites."""
+
+_AXES = {"batch": 0, "channel": 1}
+_EPILOG = """\
+exit codes: 0 done, 1 an error, 2 wrong usage, 3 a check failed and nothing was written.
+Results go to stdout, messages to stderr."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that raises instead of printing its usage and leaving the process."""
+
+    def __init__(self, **settings: Any) -> None:
+        # An abbreviation that works today would break when an option is added.
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser; options hold ``command``, the module of `commands` to run."""
+    common = _Parser(add_help=False)
+    common.add_argument(
+        "--debug",
+        action="store_true",
+        default=argparse.SUPPRESS,
+        help="on an error, show where it happened",
+    )
+    parser = _Parser(
+        prog="structdrop",
+        description="Structured dropout for ONNX: put it into models, run it, take it out again.",
+        epilog=_EPILOG,
+        parents=[common],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="store_true", help="show the version and exit")
+    parser.set_defaults(debug=False)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="verb", parser_class=_Parser)
+
+    def command(name: str, module: str, summary: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=summary, description=summary, parents=[common])
+        made.set_defaults(command=module)
+        return made
+
+    _sites(command("sites", "sites", "List the sites of a model where dropout can go."))
+    _insert(command("insert", "insert", "Insert structured dropout behind the chosen sites."))
+    _mode(command("mode", "rewrite", "Switch the structured dropout of a model on or off."))
+    _fold(command("fold", "rewrite", "Take structured dropout out again, without a trace."))
+    _inline(command("inline", "rewrite", "Write structured dropout as plain ONNX operators."))
+    _inspect(command("inspect", "inspect", "List the nodes of models that draw random numbers."))
+    _plot(command("plot", "plot", "Draw the sites of a model, or masks over feature maps."), common)
+    _json(command("info", "info", "Show versions, providers and what is supported."))
+    _demo(command("demo", "demo", "Run everything once on a ResNet that comes with the package."))
+    return parser
+
+
+def _sites(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _filters(parser, "list")
+    _json(parser)
+
+
+def _insert(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _output(parser)
+    _spec(parser, "what to insert")
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="read the specification from a JSON file: its get_config(), or that of a keras layer",
+    )
+    _filters(parser, "insert at (default: of kind activation and join)")
+    group = parser.add_argument_group("nodes")
+    group.add_argument("--eval", action="store_true", help="insert in inference mode: no dropping")
+    group.add_argument("--ratio-input", metavar="NAME", help="drive the ratio by a graph input")
+    group.add_argument("--seed", type=int, help="seed of the masks (default: drawn)")
+    group.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="raise each node's ratio until the expected rate on its map is the one asked for",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show what would be done")
+    _json(parser)
+
+
+def _mode(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _output(parser)
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--train", action="store_true", help="nodes drop")
+    mode.add_argument("--eval", action="store_true", help="nodes do nothing")
+    _json(parser)
+
+
+def _fold(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _output(parser)
+    _json(parser)
+
+
+def _inline(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _output(parser)
+    parser.add_argument(
+        "--random-source",
+        choices=("dropout", "uniform"),
+        default="dropout",
+        help="where masks come from: the mask of Dropout (default, runs on onnxruntime), or "
+        "RandomUniformLike (runs on OpenVINO, opset 21 at most)",
+    )
+    _json(parser)
+
+
+def _inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("models", metavar="MODEL", nargs="+", help="ONNX file")
+    _json(parser)
+
+
+def _plot(parser: argparse.ArgumentParser, common: _Parser) -> None:
+    kinds = parser.add_subparsers(metavar="WHAT", dest="what", required=True, parser_class=_Parser)
+    sites = kinds.add_parser(
+        "sites",
+        parents=[common],
+        help="block diagram of a model, its sites marked",
+        description="Draw the stages and blocks of a model with its sites. Sites that hold "
+        "structured dropout are filled; filters fill others instead.",
+    )
+    _model(sites)
+    _picture(sites)
+    _filters(sites, "fill")
+    sites.add_argument(
+        "--names", action=argparse.BooleanOptionalAction, default=None, help="write names of sites"
+    )
+    masks = kinds.add_parser(
+        "masks",
+        parents=[common],
+        help="masks over feature maps",
+        description="Run a model with structured dropout and draw what one node drops; or draw "
+        "what a specification drops from made-up maps (--spec and --shape instead of MODEL).",
+    )
+    masks.add_argument("model", metavar="MODEL", nargs="?", help="ONNX file with dropout")
+    _picture(masks)
+    masks.add_argument("--node", metavar="NAME", help="node to draw (default: the first one)")
+    masks.add_argument("--input", metavar="FILE", help=".npy or .npz to run on (default: made up)")
+    masks.add_argument(
+        "--shape", type=_integers, metavar="N,C,...", help="shape of the made-up input or maps"
+    )
+    masks.add_argument("--maps", type=int, default=8, help="most maps to draw (default: 8)")
+    masks.add_argument("--sample", type=int, help="sample of the batch to draw")
+    masks.add_argument("--seed", type=int, default=0, help="seed of what is made up (default: 0)")
+    _spec(masks, "what to drop, without a model")
+
+
+def _demo(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        default="structdrop-demo",
+        help="folder for models and pictures (default: structdrop-demo)",
+    )
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="ONNX file")
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-o", "--output", metavar="OUT", help="ONNX file to write")
+    parser.add_argument(
+        "--in-place", action="store_true", help="write over MODEL; needed where OUT is MODEL"
+    )
+
+
+def _picture(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", required=True, help="picture: .png, .svg or .pdf"
+    )
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _filters(parser: argparse.ArgumentParser, verb: str) -> None:
+    group = parser.add_argument_group(
+        "filters",
+        f"Sites to {verb}. Different filters narrow each other down, one given several times "
+        "takes all that it names.",
+    )
+    group.add_argument(
+        "--stage", action="extend", type=_integers, default=[], help="stage, counted from 1"
+    )
+    group.add_argument(
+        "--kind", action="extend", type=_kinds, default=[], help=f"one of {', '.join(KINDS)}"
+    )
+    group.add_argument(
+        "--name",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="name of the value or of the node that makes it, with * and ?; takes any kind",
+    )
+
+
+def _spec(parser: argparse.ArgumentParser, title: str) -> None:
+    group = parser.add_argument_group("specification", f"{title[0].upper()}{title[1:]}.")
+    group.add_argument("--spec", choices=SPEC_NAMES, metavar="SPEC", help=", ".join(SPEC_NAMES))
+    group.add_argument("--rate", type=float, help="fraction to drop, from 0 to 1")
+    group.add_argument(
+        "--block-size", type=_block, metavar="B", help="DropBlock: 7, or 7,5 per axis (default: 7)"
+    )
+    group.add_argument(
+        "--shared-axes",
+        type=_axes,
+        metavar="AXES",
+        help="DropBlock: one mask along batch, channel or batch,channel",
+    )
+    group.add_argument(
+        "--seed-region",
+        choices=("valid", "whole"),
+        help="DropBlock: blocks only where they fit (default), or clipped at the edges",
+    )
+    group.add_argument(
+        "--normalize",
+        choices=("batch", "sample", "none"),
+        help="DropBlock: what kept values are rescaled over (default: batch)",
+    )
+    group.add_argument(
+        "--noise-shape",
+        type=_noise_shape,
+        metavar="SHAPE",
+        help='Dropout: one entry per axis, 1 shared, "-" the own size, such as -,1,1,-',
+    )
+    group.add_argument(
+        "--no-scale-by-keep",
+        dest="scale_by_keep",
+        action="store_false",
+        default=None,
+        help="DropPath: do not rescale what is kept",
+    )
+
+
+def _list_of(convert: Callable[[str], int | None], what: str) -> Callable[[str], list[int | None]]:
+    def parse(text: str) -> list[int | None]:
+        try:
+            return [convert(entry.strip()) for entry in text.split(",")]
+        except (ValueError, KeyError):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+
+    return parse
+
+
+def _block(text: str) -> int | list[int | None] | None:
+    sizes = _list_of(int, "a block size: an integer, or several with commas between")(text)
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def _kinds(text: str) -> Sequence[str]:
+    kinds = [entry.strip() for entry in text.split(",")]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise argparse.ArgumentTypeError(f"{kind!r} is none of {', '.join(KINDS)}")
+    return kinds
+
+
+_integers = _list_of(int, "an integer, or several with commas between")
+_axes = _list_of(lambda entry: _AXES[entry] if entry in _AXES else int(entry), "a list of axes")
+_noise_shape = _list_of(
+    lambda entry: None if entry.lower() in ("-", "none") else int(entry),
+    'a noise shape, such as "-,1,1,-"',
+)

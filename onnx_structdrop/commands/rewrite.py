@@ -1,0 +1,123 @@
+"""``structdrop mode``, ``fold`` and ``inline``: change the structured dropout of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from onnx_structdrop.commands.changes import print_changes, print_nodes
+from onnx_structdrop.commands.facts import Facts
+from onnx_structdrop.commands.files import check_output, model_size, output_path, write
+from onnx_structdrop.console import message, print_json
+from onnx_structdrop.errors import CheckFailedError, ModelError
+from onnx_structdrop.graph.fold import fold
+from onnx_structdrop.graph.inline import inline
+from onnx_structdrop.graph.inspect import StochasticNode, inspect
+from onnx_structdrop.graph.io import load
+from onnx_structdrop.graph.mode import set_training_mode
+from onnx_structdrop.graph.record import check_not_inlined
+
+if TYPE_CHECKING:
+    import argparse
+
+    import onnx_ir as ir
+
+__all__ = ["run"]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run one of the commands: all read a model, change its nodes, and write it."""
+    target = output_path(options)
+    model = load(options.model)
+    check_output(target, model)
+    check_not_inlined(model)
+    nodes = inspect(model).own
+    if not nodes and options.verb != "fold":
+        raise ModelError(f"no structured dropout in {options.model!r}; insert it first")
+    return _COMMANDS[options.verb](options, model, nodes, target)
+
+
+def _mode(
+    options: argparse.Namespace, model: ir.Model, nodes: tuple[StochasticNode, ...], target: str
+) -> int:
+    result = set_training_mode(model, options.train)
+    mode = "training" if options.train else "inference"
+    _finish(options, model, result, target, changed=any(n.active != options.train for n in nodes))
+    after = inspect(result).own
+    if options.json:
+        _print_json(options, target, training_mode=options.train, nodes=after)
+        return 0
+    print_nodes(f"{_count(after)} in {mode} mode", after)
+    return 0
+
+
+def _fold(
+    options: argparse.Namespace, model: ir.Model, nodes: tuple[StochasticNode, ...], target: str
+) -> int:
+    result = fold(model)
+    left = inspect(result).own
+    if left:
+        raise CheckFailedError(f"{_count(left)} would be left, the first is {left[0].name!r}")
+    before = Facts.of(model, model_size(options.model, model))
+    if not nodes:
+        message(f"no structured dropout in {options.model}: nothing to fold")
+    # Functions of ours that nothing calls, and the like, go as well.
+    changed = bool(nodes) or dataclasses.replace(before, size=None) != Facts.of(result, None)
+    size = _finish(options, model, result, target, changed=changed)
+    after = Facts.of(result, before.size if size is None else size)
+    if options.json:
+        _print_json(options, target, removed=nodes, before=before, after=after)
+        return 0
+    if nodes:
+        print_nodes(f"removed {_count(nodes)}", nodes)
+    print_changes(before, after)
+    return 0
+
+
+def _inline(
+    options: argparse.Namespace, model: ir.Model, nodes: tuple[StochasticNode, ...], target: str
+) -> int:
+    result = inline(model, options.random_source)
+    left = inspect(result).own
+    if left:
+        raise CheckFailedError(f"{_count(left)} would be left, the first is {left[0].name!r}")
+    before = Facts.of(model, model_size(options.model, model))
+    after = Facts.of(result, _finish(options, model, result, target, changed=True))
+    if options.json:
+        source = options.random_source
+        _print_json(
+            options, target, random_source=source, inlined=nodes, before=before, after=after
+        )
+        return 0
+    print_nodes(f"inlined {_count(nodes)}", nodes)
+    print_changes(before, after)
+    return 0
+
+
+_COMMANDS = {"mode": _mode, "fold": _fold, "inline": _inline}
+
+
+def _finish(
+    options: argparse.Namespace, model: ir.Model, result: ir.Model, target: str, *, changed: bool
+) -> int | None:
+    """Write the result; None if there was no need to."""
+    if options.in_place and not changed:
+        message(f"{target} is left as it was: there is nothing to change")
+        return None
+    return write(result if changed else model, target)
+
+
+def _count(nodes: tuple[StochasticNode, ...]) -> str:
+    return "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+
+
+def _print_json(options: argparse.Namespace, target: str, **parts: Any) -> None:
+    document: dict[str, Any] = {"model": options.model, "output": target}
+    for name, part in parts.items():
+        if isinstance(part, Facts):
+            document[name] = part.to_dict()
+        elif isinstance(part, tuple):
+            document[name] = [node.to_dict() for node in part]
+        else:
+            document[name] = part
+    print_json(document)

@@ -1,0 +1,96 @@
+"""Choosing sites by stage, kind and name."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+from onnx_structdrop.errors import SiteError
+from onnx_structdrop.graph.selection import DEFAULT_KINDS
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Sequence
+
+    from onnx_structdrop.graph.sites import Site
+
+__all__ = ["has_filters", "select"]
+
+
+def has_filters(options: argparse.Namespace) -> bool:
+    """Tell whether the command line restricts the sites."""
+    return bool(options.stage or options.kind or options.name)
+
+
+def select(
+    sites: Sequence[Site], options: argparse.Namespace, *, default_kinds: bool
+) -> list[Site]:
+    """Return the sites that pass all filters.
+
+    Parameters
+    ----------
+    sites
+        Every site of the model.
+    options
+        With ``stage``, ``kind`` and ``name``.
+    default_kinds
+        Whether to keep to activation and join where neither a kind nor a name is given.
+
+    Raises
+    ------
+    SiteError
+        A stage, kind or name matches nothing, or no site is left.
+    """
+    if not sites:
+        raise SiteError("the model has no site for structured dropout")
+    for pattern in options.name:
+        if not any(_matches(site, pattern) for site in sites):
+            raise SiteError(
+                f"no site is called {pattern!r}; the model has {len(sites)}, "
+                "structdrop sites lists them"
+            )
+    for word, wanted, there in (
+        ("stage", options.stage, {site.stage for site in sites}),
+        ("kind", options.kind, {site.kind for site in sites}),
+    ):
+        absent = [value for value in wanted if value not in there]
+        if absent:
+            raise SiteError(f"no site selected: none is of {word} {absent[0]}; {_offer(sites)}")
+    kinds = options.kind
+    if not kinds and not options.name and default_kinds:
+        kinds = DEFAULT_KINDS
+    chosen = [
+        site
+        for site in sites
+        if (not options.stage or site.stage in options.stage)
+        and (not kinds or site.kind in kinds)
+        and (not options.name or any(_matches(site, pattern) for pattern in options.name))
+    ]
+    if not chosen:
+        asked = _asked(options.stage, kinds, options.name)
+        raise SiteError(f"no site selected: none of {len(sites)} is {asked}; {_offer(sites)}")
+    return chosen
+
+
+def _matches(site: Site, pattern: str) -> bool:
+    # A name may hold brackets itself, so the plain name counts first.
+    names = (site.value, site.producer)
+    return pattern in names or any(fnmatchcase(name, pattern) for name in names)
+
+
+def _asked(stages: Iterable[int], kinds: Iterable[str], names: Iterable[str]) -> str:
+    parts = [
+        f"of {word} {' or '.join(map(str, values))}"
+        for word, values in (("kind", kinds), ("stage", stages))
+        if values
+    ]
+    if names:
+        parts.append(f"called {' or '.join(map(repr, names))}")
+    return ", ".join(parts)
+
+
+def _offer(sites: Sequence[Site]) -> str:
+    stages = sorted({site.stage for site in sites if site.stage is not None})
+    kinds = dict.fromkeys(site.kind for site in sites)
+    there = f"stages {', '.join(map(str, stages))}" if stages else "no stages"
+    return f"there are {there} and kinds {', '.join(kinds)}"

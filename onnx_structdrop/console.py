@@ -1,0 +1,172 @@
+"""What the command line prints: tables and JSON on stdout, messages on stderr.
+
+rich is imported when a table is printed. Names come from model files that nobody vouches for, so
+control characters in them are shown, not sent to the terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from rich.console import RenderableType
+
+__all__ = [
+    "error_line",
+    "message",
+    "percent",
+    "print_check",
+    "print_heading",
+    "print_json",
+    "print_line",
+    "print_table",
+    "printable",
+    "shape_text",
+    "size_text",
+]
+
+_PIPED_WIDTH = 100_000
+"""Width without a terminal: wide enough that no name is cut or wrapped."""
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def printable(text: object) -> str:
+    """Return text with control characters and lone surrogates written as escapes."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(text)
+    )
+
+
+def message(text: str) -> None:
+    """Write a line to stderr."""
+    _write(sys.stderr, printable(text))
+
+
+def error_line(text: str) -> None:
+    """Write the one line that tells what went wrong."""
+    message(f"structdrop: error: {' '.join(text.split())}")
+
+
+def print_line(text: str = "") -> None:
+    """Write a line to stdout."""
+    _write(sys.stdout, printable(text))
+
+
+def _write(stream: IO[str], text: str, end: str = "\n") -> None:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + end)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Write one JSON document to stdout; NaN and infinities, which JSON lacks, become strings."""
+    _write(sys.stdout, json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def print_check(passed: bool, text: str) -> None:
+    """Write a line with a check mark, or with a cross, to stdout."""
+    from rich.text import Text
+
+    fancy = (getattr(sys.stdout, "encoding", None) or "utf-8").lower().startswith("utf")
+    mark = ("✓" if fancy else "ok") if passed else ("✗" if fancy else "FAILED")
+    line = Text.assemble("  ", (mark, "bold green" if passed else "bold red"), " ", printable(text))
+    _render(line)
+
+
+def print_heading(text: str) -> None:
+    """Write a heading to stdout, after an empty line."""
+    from rich.text import Text
+
+    _render("", Text(printable(text), style="bold"))
+
+
+def print_table(
+    columns: Mapping[str, str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+) -> None:
+    """Write a table to stdout.
+
+    Parameters
+    ----------
+    columns
+        Header of each column, and ``"left"`` or ``"right"``.
+    rows
+        Cells; None is written as "-".
+    title
+        Line above.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for header, side in columns.items():
+        table.add_column(header, justify="right" if side == "right" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("-" if cell is None else printable(cell)) for cell in row))
+    above = [Text(printable(title), style="bold")] if title else []
+    _render(*above, table)
+
+
+def _render(*parts: RenderableType) -> None:
+    """Write what rich makes of the parts to stdout."""
+    from rich.console import Console
+
+    piped = not sys.stdout.isatty()
+    console = Console(
+        file=sys.stdout,
+        width=_PIPED_WIDTH if piped else None,
+        # Whatever the environment says about colours: a pipe gets plain text.
+        force_terminal=False if piped else None,
+        color_system=None if piped else "auto",
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    # rich ends the process itself when a pipe breaks, so it does not write itself.
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    _write(sys.stdout, captured.get(), end="")
+
+
+def shape_text(shape: Sequence[int | str | None] | None) -> str:
+    """Return a shape as ``batch,16,14,14``, the way options take it; "?" is an unknown size."""
+    if shape is None:
+        return "?"
+    return ",".join("?" if size is None else str(size) for size in shape) or "scalar"
+
+
+def percent(rate: float | str | None) -> str:
+    """Return a rate as a percentage, the name of what drives it, or "?"."""
+    if rate is None:
+        return "?"
+    return rate if isinstance(rate, str) else f"{rate:.1%}"
+
+
+def size_text(size: int | None) -> str:
+    """Return a number of bytes for people."""
+    if size is None:
+        return "-"
+    power = 0
+    while size >= 999.5 * 1000**power and power < len(_UNITS) - 1:
+        power += 1
+    number = f"{size / 1000**power:.1f}" if power else str(size)
+    return f"{number} {_UNITS[power]}"

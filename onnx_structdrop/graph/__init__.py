@@ -1,0 +1,1 @@
+"""Reading, searching and rewriting of model graphs, on onnx-ir."""

@@ -1,0 +1,181 @@
+"""Between protos and onnx-ir, in both directions, with nothing lost on the way.
+
+Every function of the package works on a private `onnx_ir.Model` made by `as_ir`, and hands back
+the caller's kind with `like`. onnx-ir alone would drop or change some things; what happens to
+each of them here:
+
+===================================================  =============================================
+onnx-ir 1.1                                          here
+===================================================  =============================================
+drops trailing unnamed outputs of a node             restored: a call of a function must name all
+adds a value_info entry per initializer              removed again, unless the model had it
+drops value_info of unknown names, of graph inputs   kept and written back, in the original order
+and outputs, of function inputs
+drops quantization annotations of unknown names,     kept and written back, in the original order
+writes some twice
+merges the metadata of an output's two descriptions  each its own
+gives a pass-through input the type of the output    both keep their own
+writes the metadata of a tensor twice                once
+drops checksum and unknown keys of external data     kept while the data stay where they are
+renaming an initializer renames the caller's tensor  copied when renamed
+drops training_info and sparse initializers, fails   refused (`UnsupportedModelError`)
+on sparse attributes and map types
+keeps one of two entries of one name                 refused (`ModelError`)
+only logs values that nothing produces               refused (`ModelError`)
+===================================================  =============================================
+
+Normalised, with the same meaning: metadata entries are sorted by key, explicit empty strings
+disappear, the domain "ai.onnx" is written "", nodes out of order are sorted, and before IR
+version 10, where functions have no value_info, theirs moves to the graph under qualified names.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar, cast
+
+import onnx
+import onnx_ir as ir
+
+from onnx_structdrop.errors import ArgumentTypeError, ModelError, StructDropError
+from onnx_structdrop.graph.files.external import check_proto_references
+from onnx_structdrop.graph.files.fidelity import adopt, restore
+from onnx_structdrop.graph.files.tensors import all_graphs, proto_tensors, unshared
+from onnx_structdrop.graph.files.wellformed import (
+    check_header,
+    check_structure,
+    check_text,
+    one_line,
+    quoted,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["ModelT", "as_ir", "from_proto", "like", "to_proto"]
+
+ModelT = TypeVar("ModelT", bound=onnx.ModelProto | ir.Model)
+"""A model of either kind, for functions that return the kind they were given."""
+
+
+def as_ir(model: onnx.ModelProto | ir.Model) -> ir.Model:
+    """Return a private copy of `model` to work on; the weights are shared, not copied.
+
+    Whatever is done to the result, also to the names, types and initializers of its values, the
+    argument stays as it is. External data that a proto refers to cannot be read, since a proto
+    does not know its folder; the references are handed through.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If `model` is neither of the two kinds.
+    ModelError
+        If the model is broken, see `from_proto`.
+    """
+    if isinstance(model, onnx.ModelProto):
+        return from_proto(model)
+    if not isinstance(model, ir.Model):
+        raise ArgumentTypeError(
+            f"model must be an onnx.ModelProto or an onnx_ir.Model, got {type(model).__name__}; "
+            "onnx_structdrop.load(path) reads one from a file"
+        )
+    with _broken("the model cannot be copied"):
+        private = model.clone()
+    private.meta.update(model.meta)
+    for graph in all_graphs(private):
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.const_value = unshared(value.const_value)
+        produced = (output for node in graph for output in node.outputs)
+        for value in (*graph.inputs, *graph.initializers.values(), *produced):
+            # Setting Value.dtype writes into the type object, which clone() shares.
+            if isinstance(value.type, (ir.TensorType, ir.SparseTensorType)):
+                value.type = copy.copy(value.type)
+    return private
+
+
+def like(original: ModelT, model: ir.Model) -> ModelT:
+    """Return `model` in the kind that `original` has."""
+    return cast("ModelT", to_proto(model) if isinstance(original, onnx.ModelProto) else model)
+
+
+def from_proto(proto: onnx.ModelProto, base_dir: str | None = None) -> ir.Model:
+    """Convert a proto, sharing its weights.
+
+    Parameters
+    ----------
+    proto
+        Not changed, nor by changes to the result.
+    base_dir
+        Absolute path of the folder that external data are relative to; all references are
+        checked against it. Without it they are handed through, and cannot be read.
+
+    Raises
+    ------
+    ModelError
+        If the model is incomplete or inconsistent, or an external reference is refused.
+    UnsupportedModelError
+        If it holds what onnx-ir cannot, see the table above.
+    """
+    with _broken("the model is broken"):
+        check_header(proto)
+        check_text(proto)
+        if base_dir is not None:
+            check_proto_references(proto, base_dir)
+        in_order = check_structure(proto)
+        with _unwarned(proto):
+            model = ir.from_proto(proto)
+        adopt(proto, model, base_dir)
+        for root in (model.graph, *(function.graph for function in model.functions.values())):
+            imports = dict(root.opset_imports)
+            root.opset_imports.clear()
+            for domain, version in imports.items():
+                root.opset_imports["" if domain == "ai.onnx" else domain] = version
+            if not in_order:
+                root.sort()
+    return model
+
+
+def to_proto(model: ir.Model) -> onnx.ModelProto:
+    """Convert `model`, writing back what onnx-ir dropped when it was read.
+
+    Raises
+    ------
+    ModelError
+        If onnx-ir cannot serialise the model, such as an initializer without data.
+    """
+    for graph in all_graphs(model):
+        for name, value in graph.initializers.items():
+            if value.const_value is None:
+                raise ModelError(f"initializer {quoted(name)} has no data")
+    with _broken("the model cannot be converted to a proto"):
+        proto = ir.to_proto(model)
+        restore(proto, model)
+    return proto
+
+
+@contextmanager
+def _unwarned(proto: onnx.ModelProto) -> Iterator[None]:
+    """Keep onnx from warning of keys in external data that it does not know; we keep them."""
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto_tensors(proto)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def _broken(what: str) -> Iterator[None]:
+    """Turn what onnx-ir and protobuf raise on a broken model into a `ModelError`."""
+    try:
+        yield
+    except StructDropError:
+        raise
+    except (
+        ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError,
+        ValueError,
+    ) as error:  # fmt: skip
+        raise ModelError(f"{what}: {one_line(error)}") from error

@@ -1,0 +1,1 @@
+"""What reading and writing model files takes: checks, external data, fidelity, atomicity."""

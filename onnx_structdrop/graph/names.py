@@ -1,0 +1,46 @@
+"""Names that are free in every scope of a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnx_structdrop.graph.scopes import scopes
+from onnx_structdrop.schema import DOMAIN
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Names"]
+
+_OWN_BODIES = f"function:{DOMAIN}::"
+
+
+class Names:
+    """The names of all values and nodes of a model; new ones avoid them.
+
+    One set for all scopes keeps new names out of the way of subgraphs, which see the names of
+    the graphs around them.
+    """
+
+    def __init__(self, model: ir.Model) -> None:
+        self._taken: set[str] = set()
+        for scope, graph in scopes(model):
+            if scope.startswith(_OWN_BODIES):
+                continue  # Nothing is inserted there, and a body's names are its own business.
+            self._taken.update(value.name or "" for value in graph.inputs)
+            self._taken.update(getattr(graph, "initializers", ()))
+            for node in graph:
+                self._taken.add(node.name or "")
+                self._taken.update(value.name or "" for value in node.outputs)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._taken
+
+    def take(self, wanted: str) -> str:
+        """Return `wanted`, or `wanted` with the first free number, and take it."""
+        name, count = wanted, 0
+        while name in self._taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._taken.add(name)
+        return name

@@ -1,0 +1,78 @@
+"""Every graph of a model: the main graph, subgraphs at any depth, function bodies.
+
+A scope's name is "" for the main graph, ``If_3/then_branch`` for a subgraph (node name and
+attribute, outermost first) and ``function:domain::name`` for a function body, with its
+subgraphs appended in the same way. An unnamed node goes by its operator; nodes of one graph that
+would go by the same name are numbered: ``If``, ``If#2``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from onnx_structdrop.errors import ModelError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["default_opset", "function_scope", "scopes"]
+
+_GRAPH_TYPES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+def function_scope(function: ir.Function) -> str:
+    """Return the scope name of a function body."""
+    overload = f":{function.overload}" if function.overload else ""
+    return f"function:{function.domain}::{function.name}{overload}"
+
+
+def scopes(model: ir.Model) -> Iterator[tuple[str, ir.Graph | ir.Function]]:
+    """Yield the name and the graph of every scope, the main graph first."""
+    pending: list[tuple[str, ir.Graph | ir.Function]] = [("", model.graph)]
+    pending += [(function_scope(function), function) for function in model.functions.values()]
+    pending.reverse()
+    while pending:
+        name, graph = pending.pop()
+        yield name, graph
+        inner: list[tuple[str, ir.Graph | ir.Function]] = []
+        labels: set[str] = set()
+        for node in graph:
+            label = ""
+            for attribute in node.attributes.values():
+                if attribute.is_ref() or attribute.type not in _GRAPH_TYPES:
+                    continue
+                label = label or _free(node.name or node.op_type, labels)
+                path = "/".join(filter(None, (name, label, attribute.name)))
+                if attribute.type == ir.AttributeType.GRAPH:
+                    inner.append((path, attribute.as_graph()))
+                elif attribute.type == ir.AttributeType.GRAPHS:
+                    inner += [
+                        (f"{path}[{index}]", subgraph)
+                        for index, subgraph in enumerate(attribute.as_graphs())
+                    ]
+        pending.extend(reversed(inner))
+
+
+def _free(wanted: str, taken: set[str]) -> str:
+    label, count = wanted, 1
+    while label in taken:
+        count += 1
+        label = f"{wanted}#{count}"
+    taken.add(label)
+    return label
+
+
+def default_opset(model: ir.Model) -> int:
+    """Return the version of the ai.onnx operator set that the model imports.
+
+    Raises
+    ------
+    ModelError
+        If the model imports none.
+    """
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx"))
+    if opset is None:
+        raise ModelError("the model imports no version of the default operator set (ai.onnx)")
+    return opset

@@ -1,0 +1,31 @@
+"""Pictures: masks over feature maps, and where in a model dropout goes.
+
+matplotlib is imported when a picture is made, onnxruntime when a model is run. Figures are plain
+``matplotlib.figure.Figure`` objects that pyplot does not know: `save_figure` writes them.
+"""
+
+from __future__ import annotations
+
+from onnx_structdrop.plot.capture import (
+    Capture,
+    capture,
+    expected_rate,
+    sample_inputs,
+    sample_maps,
+)
+from onnx_structdrop.plot.diagram import plot_sites
+from onnx_structdrop.plot.files import FIGURE_FORMATS, check_figure_path, save_figure
+from onnx_structdrop.plot.masks import plot_masks
+
+__all__ = [
+    "FIGURE_FORMATS",
+    "Capture",
+    "capture",
+    "check_figure_path",
+    "expected_rate",
+    "plot_masks",
+    "plot_sites",
+    "sample_inputs",
+    "sample_maps",
+    "save_figure",
+]

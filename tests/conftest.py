@@ -1,0 +1,56 @@
+"""Options and fixtures that all tests share."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+from hypothesis import HealthCheck, settings
+from samples import MODELS
+
+# Shared machines stall: how long an example takes says nothing about the code.
+settings.register_profile("structdrop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("structdrop")
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("structdrop")
+    group.addoption(
+        "--corpus",
+        type=lambda text: pathlib.Path(text).resolve(),
+        default=None,
+        metavar="DIR",
+        help="folder of exported models (index.json, models/) to test against; write --corpus=DIR",
+    )
+    group.addoption(
+        "--tools",
+        action="store_true",
+        help="run the tests that need other optimisers and OpenVINO, extra [tools]",
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Deselect, visibly in the summary, what needs programs that a plain install lacks."""
+    if config.getoption("--tools"):
+        return
+    needy = [item for item in items if {"tools", "openvino"} & set(item.keywords)]
+    if needy:
+        config.hook.pytest_deselected(items=needy)
+        items[:] = [item for item in items if item not in needy]
+
+
+@pytest.fixture(scope="session")
+def corpus(request) -> pathlib.Path:
+    """Return the folder of exported models, or skip with the reason."""
+    folder = request.config.getoption("--corpus")
+    if folder is None:
+        pytest.skip("needs a folder of exported models: pytest --corpus=DIR")
+    if not (folder / "index.json").is_file():
+        pytest.fail(f"--corpus {folder} has no index.json")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models() -> pathlib.Path:
+    """Return the folder of the sample models."""
+    return MODELS
