@@ -8,9 +8,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 from samples import MODELS
 
-# Shared machines stall: how long an example takes says nothing about the code.
-settings.register_profile("structdrop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("structdrop")
+# Shared machines stall: how long an example takes says nothing about the code. The test command
+# draws the same examples every time, so that a failure is a change's fault; new ones are looked
+# for by `pytest --hypothesis-profile=explore`.
+SLOW = [HealthCheck.too_slow]
+settings.register_profile("repeatable", deadline=None, suppress_health_check=SLOW, derandomize=True)
+settings.register_profile("explore", deadline=None, suppress_health_check=SLOW, max_examples=1000)
+settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser):

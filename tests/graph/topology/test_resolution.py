@@ -220,8 +220,13 @@ def test_ratio_of_sizes(before, after, expected):
 @given(st.integers(1, 4096), st.integers(1, 8))
 def test_ratio_recovers_every_stride(size, stride):
     smallest = -(-size // stride)
-    if smallest > stride:
+    # On smaller maps rounding hides the stride: 97 to 13 may be one of 8, padded, or of 7.
+    if smallest >= 2 * (stride - 1):
         assert ratio(size, smallest) == stride
+
+
+def test_ratio_of_a_map_too_small_to_tell():
+    assert ratio(97, 13) == 7
 
 
 NCHW = Layout((BATCH, CHANNEL, spatial(2), spatial(2)))
