@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from onnx_structdrop.graph.io import load, save
     from onnx_structdrop.graph.mode import reseed, set_training_mode
     from onnx_structdrop.graph.sites import Site, find_sites
+    from onnx_structdrop.native import get_library_path, native_available, register
     from onnx_structdrop.specs import (
         DropBlock1D,
         DropBlock2D,
@@ -74,11 +75,14 @@ __all__ = [
     "differences",
     "find_sites",
     "fold",
+    "get_library_path",
     "inline",
     "insert",
     "inspect",
     "load",
+    "native_available",
     "reference",
+    "register",
     "reseed",
     "save",
     "set_training_mode",
@@ -117,6 +121,11 @@ _EXPORTS = {
     ".graph.sites": (
         "Site",
         "find_sites",
+    ),
+    ".native": (
+        "get_library_path",
+        "native_available",
+        "register",
     ),
     ".specs": (
         "DropBlock1D",

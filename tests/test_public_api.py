@@ -30,6 +30,7 @@ SIGNATURES = {
     "inline": "(model, random_source='dropout')",
     "inspect": "(model)",
     "differences": "(first, second)",
+    "register": "(session_options)",
     "load": "(path)",
     "save": "(model, path, *, external_data=None, overwrite=True)",
 }
@@ -38,6 +39,7 @@ NAMES = {
     *SIGNATURES,
     *("ArgumentError", "ArgumentTypeError", "CheckFailedError", "ModelError", "NativeLibraryError"),
     *("OutputError", "SiteError", "StructDropError", "UnsupportedModelError"),
+    *("get_library_path", "native_available"),
     *("InspectReport", "Site", "StochasticNode", "__version__", "reference"),
 }
 

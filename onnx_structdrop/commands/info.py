@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_structdrop import __version__
 from onnx_structdrop.console import print_json, print_table
+from onnx_structdrop.errors import NativeLibraryError
+from onnx_structdrop.native import get_library_path, library_identity, simd_level
 from onnx_structdrop.schema import (
     DOMAIN,
     DROPOUT_OPS,
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "providers": _providers(),
-        "native_library": None,
+        "native_library": _native_library(),
         "domain": DOMAIN,
         "domain_version": VERSION,
         "operators": list(DROPOUT_OPS),
@@ -52,13 +54,34 @@ def run(options: argparse.Namespace) -> int:
         ("python", f"{facts['python']} on {facts['platform']}"),
         *((name, version or "not installed") for name, version in packages.items()),
         ("providers", ", ".join(facts["providers"]) or "none"),
-        ("native library", "none: nodes run as functions"),
+        ("native library", _in_words(facts["native_library"])),
         ("operators", f"{', '.join(DROPOUT_OPS)} of {DOMAIN}, version {VERSION}"),
         ("element types", ", ".join(ELEMENT_TYPES)),
         ("opsets", f"{MIN_OPSET} to {MAX_OPSET}, IR version {MIN_FUNCTION_IR} or newer"),
     ]
     print_table({"what": "left", "found": "left"}, rows)
     return 0
+
+
+def _native_library() -> dict[str, Any]:
+    """Return what there is to know of the library, or why it cannot be used."""
+    facts: dict[str, Any] = dict.fromkeys(("path", "version", "api", "simd", "problem"))
+    try:
+        facts["path"] = str(get_library_path())
+        facts.update(library_identity())
+        facts["simd"] = simd_level()
+    except NativeLibraryError as error:
+        facts["problem"] = str(error)
+    return facts
+
+
+def _in_words(library: dict[str, Any]) -> str:
+    if library["problem"] is not None:
+        return f"not usable, nodes run as functions: {library['problem']}"
+    return (
+        f"{library['path']}, version {library['version']}, onnxruntime API {library['api']}, "
+        f"SIMD level {library['simd']}"
+    )
 
 
 def _version(package: str) -> str | None:
