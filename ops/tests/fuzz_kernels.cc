@@ -55,13 +55,42 @@ Dims shape_of(Bytes& bytes) {
   return shape;
 }
 
+// The gradient operator: any mask that broadcasts, one scale or one per sample.
+void run_gradient(Bytes& bytes, Element element) {
+  const Dims data = shape_of(bytes);
+  Dims mask_dims = data;
+  for (int axis = 0; axis < data.rank(); ++axis) {
+    if (bytes.byte() % 3 == 0) mask_dims[axis] = 1;
+  }
+  const bool per_sample = data.rank() > 0 && bytes.byte() % 2 == 1;
+  std::vector<float> scale(per_sample ? static_cast<std::size_t>(data[0]) : std::size_t{1});
+  for (float& entry : scale) {
+    entry = bytes.number();
+    // Which of two NaNs a product keeps is nobody's promise; no operator makes such a scale.
+    if (std::isnan(entry)) entry = 1;
+  }
+  if (scale.empty()) scale = {1};
+  std::mt19937_64 random(bytes.byte());
+  std::vector<std::uint8_t> mask(mask_dims.elements());
+  for (std::uint8_t& byte : mask) byte = static_cast<std::uint8_t>(random() & 1);
+  const std::vector<std::uint8_t> grad =
+      testing::random_bytes(random, data.elements() * size_of(element));
+  if (!testing::gradient_is_exact(element, data, mask_dims, grad, mask, scale, per_sample)) {
+    std::abort();
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   Bytes bytes(data, size);
   testing::Node node;
   node.element = static_cast<Element>(bytes.byte() % kElementCount);
-  const std::uint8_t kind = bytes.byte() % 3;
+  const std::uint8_t kind = bytes.byte() % 4;
+  if (kind == 3) {
+    run_gradient(bytes, node.element);
+    return 0;
+  }
   const Dims shape = shape_of(bytes);
   node.ratio = bytes.number();
   node.stream = Stream{bytes.byte(), bytes.byte(), 0};

@@ -226,4 +226,28 @@ inline bool keeps_its_promises(const Node& node, const std::vector<std::uint8_t>
   return holds;
 }
 
+// What one StructuredDropoutGrad node promises: the law, levels, threads and in place.
+inline bool gradient_is_exact(Element element, const Dims& data, const Dims& mask_dims,
+                              const std::vector<std::uint8_t>& output_grad,
+                              const std::vector<std::uint8_t>& mask,
+                              const std::vector<float>& scale, bool scale_per_sample) {
+  const std::vector<std::uint8_t> expected =
+      selected(element, data, mask_dims, output_grad, mask, scale);
+  const structdrop::Serial serial;
+  const Threads three(3);
+  for (const structdrop::Simd* simd : simd_levels()) {
+    structdrop::Scratch scratch;
+    std::vector<std::uint8_t> apart(output_grad.size(), 0xcc), in_place = output_grad;
+    structured_grad({*simd, serial, scratch}, data, mask_dims, scale_per_sample, element,
+                    output_grad.data(), mask.data(), scale.data(), apart.data());
+    structured_grad({*simd, three, scratch}, data, mask_dims, scale_per_sample, element,
+                    in_place.data(), mask.data(), scale.data(), in_place.data());
+    if (apart != expected || in_place != expected) {
+      std::printf("  gradient at SIMD level %s\n", simd->name);
+      return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace testing
