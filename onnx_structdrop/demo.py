@@ -5,6 +5,8 @@ Each step returns what it found and the checks that it made; printing is left to
 
 from __future__ import annotations
 
+import statistics
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +22,7 @@ from onnx_structdrop.graph.io import load, save
 from onnx_structdrop.graph.mode import set_training_mode
 from onnx_structdrop.graph.selection import DEFAULT_KINDS
 from onnx_structdrop.graph.sites import Site, find_sites
+from onnx_structdrop.native import register
 from onnx_structdrop.plot import (
     Capture,
     capture,
@@ -31,6 +34,8 @@ from onnx_structdrop.plot import (
 from onnx_structdrop.specs import DropBlock2D
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import onnx_ir as ir
 
 __all__ = ["MODEL_NAME", "SPEC", "STAGES", "Check", "Demo", "Rate", "model_path"]
@@ -164,12 +169,42 @@ class Demo:
         checks.append(Check(zeros, "whatever a mask drops is zero behind the node"))
         return checks, rates
 
+    def accelerate(self) -> tuple[list[Check], list[float]]:
+        """Run the same file with the native kernels.
+
+        Returns
+        -------
+        checks : list of Check
+        seconds : list of float
+            Medians of a run: of the model without nodes, with functions, with kernels.
+
+        Raises
+        ------
+        NativeLibraryError
+            The kernels cannot be used here.
+        """
+        name = "resnet18_dropblock.onnx"
+        runs = self._session(self.source), self._session(name), self._session(name, native=True)
+        first, second = runs[2](), runs[2]()
+        one, all_threads = (
+            capture(self.dropping, self._inputs, session_options=_options(native=True, threads=n))
+            for n in (1, 0)
+        )
+        rates = [_rate(seen) for seen in all_threads]
+        same = all(np.array_equal(a.mask, b.mask) for a, b in zip(one, all_threads, strict=True))
+        checks = [
+            Check(not np.array_equal(first, second), "two runs on one input differ, too"),
+            Check(all(rate.plausible for rate in rates), "and drop as much as the theory says"),
+            Check(same, "one thread draws the masks that all threads draw"),
+        ]
+        return checks, _timed(runs)
+
     def evaluate(self) -> list[Check]:
         """Run in inference mode: bit for bit the original."""
         silent = set_training_mode(self.dropping, False)
         path = self._save(silent, "resnet18_dropblock_eval.onnx")
         mine = self._session(path.name, optimise=False)()
-        theirs = _session(self.source, self._inputs, optimise=False)()
+        theirs = self._session(self.source, optimise=False)()
         same = mine.dtype == theirs.dtype and mine.tobytes() == theirs.tobytes()
         text = f"all {mine.size} outputs equal those of the original, bit for bit"
         return [Check(same, text)]
@@ -207,8 +242,8 @@ class Demo:
         self.written.append(path)
         return path
 
-    def _session(self, name: str, *, optimise: bool = True) -> Any:
-        return _session(self.folder / name, self._inputs, optimise=optimise)
+    def _session(self, name: str | Path, **settings: Any) -> Callable[[], Array]:
+        return _session(self.folder / name, self._inputs, **settings)
 
 
 def _rate(seen: Capture) -> Rate:
@@ -225,17 +260,49 @@ def _rate(seen: Capture) -> Rate:
     )
 
 
-def _session(path: Path, inputs: dict[str, Array], *, optimise: bool) -> Any:
-    """Return a function that runs a model file and returns its first output."""
+def _options(*, optimise: bool = True, native: bool = False, threads: int = 0) -> Any:
+    """Return session options; 0 threads are as many as onnxruntime likes."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    # Threads of one session that wait busily would slow the others down.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if not optimise:
         # Optimisations may compute the same thing in another order.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if native:
+        register(options)
+    return options
+
+
+def _session(path: Path, inputs: dict[str, Array], **settings: bool) -> Callable[[], Array]:
+    """Return a function that runs a model file and returns its first output."""
+    import onnxruntime
+
+    options = _options(**settings)
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, inputs)[0]
+
+    def run() -> Array:
+        output: Array = session.run(None, inputs)[0]
+        return output
+
+    return run
+
+
+def _timed(runs: Sequence[Callable[[], Array]], rounds: int = 5) -> list[float]:
+    """Return the median seconds of each run.
+
+    Rounds go through all of them, as the machine's speed varies.
+    """
+    seconds: list[list[float]] = [[] for _ in runs]
+    for _ in range(rounds):
+        for taken, run in zip(seconds, runs, strict=True):
+            start = time.perf_counter()
+            run()
+            taken.append(time.perf_counter() - start)
+    return [statistics.median(taken) for taken in seconds]
 
 
 def _interface(model: ir.Model) -> list[tuple[Any, ...]]:

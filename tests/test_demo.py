@@ -37,9 +37,9 @@ def shown(tmp_path_factory):
 def test_all_checks_pass_in_time(shown):
     _, code, out, seconds = shown
     assert code == 0
-    assert out.count("✓") == 10 + 1
+    assert out.count("✓") == 13 + 1
     assert "✗" not in out
-    assert "all 10 checks passed" in out
+    assert "all 13 checks passed" in out
     assert seconds < 20
 
 
@@ -72,11 +72,12 @@ def test_a_check_that_fails_is_exit_code_3(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(demo, "differences", lambda *_: ["node 3 became node 4"])
     # The other steps pass, as tested above; leave out the slow ones.
     monkeypatch.setattr(demo.Demo, "train", lambda _: ([], []))
+    monkeypatch.setattr(demo.Demo, "accelerate", lambda _: ([], [1, 1, 1]))
     monkeypatch.setattr(demo.Demo, "draw", lambda _: [])
     assert main(["demo", "-o", str(tmp_path)]) == 3
     out, err = capsys.readouterr()
     assert "✗ the folded file equals" in out
-    assert "7  Pictures" in out
+    assert "8  Pictures" in out
     assert err.startswith("structdrop: error: 1 of 5 checks failed")
     assert "node 3 became node 4" in err
     assert err.count("\n") == 1
@@ -105,3 +106,14 @@ def test_a_folder_that_cannot_be_made(capsys, tmp_path):
     (tmp_path / "file").touch()
     assert main(["demo", "-o", str(tmp_path / "file")]) == 1
     assert "cannot make the folder" in capsys.readouterr().err
+
+
+def test_it_does_without_kernels(capsys, tmp_path, monkeypatch):
+    def missing(_):
+        raise sd.NativeLibraryError("no library here")
+
+    monkeypatch.setattr(demo.Demo, "train", lambda _: ([], []))
+    monkeypatch.setattr(demo.Demo, "accelerate", missing)
+    monkeypatch.setattr(demo.Demo, "draw", lambda _: [])
+    assert main(["demo", "-o", str(tmp_path)]) == 0
+    assert "not usable here: no library here" in capsys.readouterr().out

@@ -18,7 +18,7 @@ from onnx_structdrop.console import (
     shape_text,
 )
 from onnx_structdrop.demo import SPEC, STAGES, Check, Demo, Rate
-from onnx_structdrop.errors import CheckFailedError
+from onnx_structdrop.errors import CheckFailedError, NativeLibraryError
 
 if TYPE_CHECKING:
     import argparse
@@ -53,13 +53,16 @@ def run(options: argparse.Namespace) -> int:
     _print_rates(rates)
     checks += _shown(found)
 
-    print_heading("5  Inference mode")
+    print_heading("5  The same file with the native kernels")
+    checks += _accelerated(demo)
+
+    print_heading("6  Inference mode")
     checks += _shown(demo.evaluate())
 
-    print_heading("6  Folded away")
+    print_heading("7  Folded away")
     checks += _shown(demo.fold())
 
-    print_heading("7  Pictures")
+    print_heading("8  Pictures")
     checks += _shown(demo.draw())
     for path in demo.written:
         print_line(f"    {path}")
@@ -74,6 +77,18 @@ def run(options: argparse.Namespace) -> int:
     print_check(True, f"all {len(checks)} checks passed in {seconds:.1f} s")
     message(f"wrote {len(demo.written)} files to {demo.folder}")
     return 0
+
+
+def _accelerated(demo: Demo) -> list[Check]:
+    """Run the kernels where there are any; the rest of the demonstration does without."""
+    try:
+        found, seconds = demo.accelerate()
+    except NativeLibraryError as error:
+        print_line(f"  not usable here: {error}")
+        return []
+    plain, function, kernel = (f"{1000 * value:.0f} ms" for value in seconds)
+    print_line(f"  a run takes {function} with functions, {kernel} with kernels, {plain} without")
+    return _shown(found)
 
 
 def _shown(checks: Iterable[Check]) -> list[Check]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import onnx
+    import onnxruntime
 
 __all__ = ["Capture", "capture", "expected_rate", "sample_inputs", "sample_maps"]
 
@@ -67,7 +68,10 @@ class Capture:
 
 
 def capture(
-    model: onnx.ModelProto | ir.Model, inputs: Mapping[str, npt.ArrayLike]
+    model: onnx.ModelProto | ir.Model,
+    inputs: Mapping[str, npt.ArrayLike],
+    *,
+    session_options: onnxruntime.SessionOptions | None = None,
 ) -> list[Capture]:
     """Run a model in onnxruntime and return what each dropout node of this package did.
 
@@ -79,6 +83,8 @@ def capture(
         An ``onnx.ModelProto`` or ``onnx_ir.Model``. It is not changed.
     inputs
         Array for each input; `sample_inputs` makes some.
+    session_options
+        Options of the session, such as those that `register` has put the native kernels into.
 
     Returns
     -------
@@ -110,18 +116,23 @@ def capture(
                 exposed.graph.outputs.append(value)
     if not wanted:
         return []
-    results = _run(exposed, inputs)
+    results = _run(exposed, inputs, session_options)
     return [
         Capture(report, results[data], results[mask], results[output])
         for report, (data, mask, output) in wanted
     ]
 
 
-def _run(model: ir.Model, inputs: Mapping[str, npt.ArrayLike]) -> dict[str, Array]:
+def _run(
+    model: ir.Model,
+    inputs: Mapping[str, npt.ArrayLike],
+    options: onnxruntime.SessionOptions | None,
+) -> dict[str, Array]:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    if options is None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
     known = {value.name for value in model.graph.inputs}
     fed = {name: np.asarray(array) for name, array in inputs.items() if name in known}
     results = dict(fed)
