@@ -16,6 +16,7 @@ writes some twice
 merges the metadata of an output's two descriptions  each its own
 gives a pass-through input the type of the output    both keep their own
 writes the metadata of a tensor twice                once
+keeps one of two metadata entries of one key         both, of models, graphs, functions, nodes
 drops checksum and unknown keys of external data     kept while the data stay where they are
 renaming an initializer renames the caller's tensor  copied when renamed
 drops training_info and sparse initializers, fails   refused (`UnsupportedModelError`)

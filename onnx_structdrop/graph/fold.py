@@ -9,11 +9,19 @@ import onnx_ir as ir
 
 from onnx_structdrop.errors import ModelError
 from onnx_structdrop.graph.convert import as_ir, like
+from onnx_structdrop.graph.files.fidelity import follow
 from onnx_structdrop.graph.inline import inline_nodes
 from onnx_structdrop.graph.names import Names
-from onnx_structdrop.graph.nodes import dropout_nodes, undeclare_functions
+from onnx_structdrop.graph.nodes import (
+    dropout_nodes,
+    functions_for,
+    own_calls,
+    undeclare_functions,
+)
+from onnx_structdrop.graph.outputs import take_back_copies
 from onnx_structdrop.graph.record import Record, check_not_inlined
 from onnx_structdrop.graph.scopes import scopes
+from onnx_structdrop.schema import GRAD_OP, MIN_FUNCTION_IR
 
 __all__ = ["fold"]
 
@@ -36,39 +44,63 @@ def fold(model: Model) -> Model:
     Raises
     ------
     ModelError
-        If the record of the insertion in the model's metadata is damaged, or a node of ours has
-        no data to hand on.
+        If the record of the insertion in the model's metadata is damaged, or a node of ours
+        lacks what it needs: data to hand on, and where its mask is used, all that the operator
+        has.
     UnsupportedModelError
-        If live nodes were inlined: nothing can tell them from the model's own any more.
+        If live nodes were inlined: nothing can tell them from the model's own any more. If a
+        mask is used, and the model's opset has no function body to tell its shape.
     """
     result = as_ir(model)
     check_not_inlined(result)
     record = Record.of(result)
+    nodes = [node for _, node in dropout_nodes(result)]
+    if record is None and not nodes:
+        return like(model, result)
+    take_back_copies(result)
     ratios: list[ir.Value] = []
-    keep_evaluating = False
+    evaluated: list[ir.Node] = []
     names = Names(result)
-    for _, node in list(dropout_nodes(result)):
+    for node in nodes:
+        if not node.inputs or node.inputs[0] is None or not node.outputs:
+            raise ModelError(
+                f"node {node.name!r} ({node.domain}::{node.op_type}) has no data "
+                f"{'input' if node.outputs else 'output'}, so nothing can take its place; "
+                "mend or remove it"
+            )
         ratios += [value for value in node.inputs[1:] if value is not None]
         if any(output.uses() or output.is_graph_output() for output in node.outputs[1:]):
             node.attributes["training_mode"] = ir.AttrInt64("training_mode", 0)
-            keep_evaluating = True
+            evaluated.append(node)
         else:
-            _bypass(node, names)
-    if keep_evaluating:
-        inline_nodes(result)
+            _bypass(node, node.inputs[0], names)
+    if evaluated:
+        _evaluate(result, evaluated)
     _remove_ratios(result, ratios, record)
-    undeclare_functions(result)
+    undeclare_functions(result, record)
     if record is not None:
-        result.ir_version = record.ir_version
+        if record.ir_version < MIN_FUNCTION_IR == result.ir_version:
+            result.ir_version = record.ir_version
         Record.detach(result)
     return like(model, result)
 
 
-def _bypass(node: ir.Node, names: Names) -> None:
-    graph = node.graph
-    data, output = node.inputs[0] if node.inputs else None, node.outputs[0]
-    if graph is None or data is None:
-        raise ModelError(f"node {node.name!r} ({node.domain}::{node.op_type}) has no data input")
+def _evaluate(model: ir.Model, nodes: list[ir.Node]) -> None:
+    """Replace nodes in inference mode, and gradients of them, by plain operators."""
+    made = {value for node in nodes for value in node.outputs}
+    gradients = [
+        node
+        for node in own_calls(model)
+        if node.op_type == GRAD_OP and not made.isdisjoint(node.inputs)
+    ]
+    calls = [*nodes, *gradients]
+    inline_nodes(model, calls, functions_for(model, calls))
+
+
+def _bypass(node: ir.Node, data: ir.Value, names: Names) -> None:
+    graph, output = node.graph, node.outputs[0]
+    if graph is None:
+        raise ModelError(f"node {node.name!r} is in no graph")
     if not output.is_graph_output():
         output.replace_all_uses_with(data)
         graph.remove(node, safe=True)
@@ -85,7 +117,9 @@ def _bypass(node: ir.Node, names: Names) -> None:
     output.replace_all_uses_with(kept, replace_graph_outputs=True)
     name, output.name = output.name, None
     graph.remove(node, safe=True)
-    kept.name = name
+    former, kept.name = kept.name, name
+    if kept is data:
+        follow(graph, former, name)
 
 
 def _remove_ratios(model: ir.Model, ratios: list[ir.Value], record: Record | None) -> None:

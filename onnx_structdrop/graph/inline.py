@@ -6,26 +6,29 @@ from typing import TYPE_CHECKING, TypeVar
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass
 
 from onnx_structdrop.errors import ArgumentError, ModelError, UnsupportedModelError
 from onnx_structdrop.graph.constants import Constants
 from onnx_structdrop.graph.convert import as_ir, like
+from onnx_structdrop.graph.expand import expand
+from onnx_structdrop.graph.names import Names
 from onnx_structdrop.graph.nodes import (
-    declare_functions,
     dropout_nodes,
+    functions_for,
+    is_dropout,
+    own_calls,
     seed_of,
     undeclare_functions,
 )
-from onnx_structdrop.graph.record import Record, mark_inlined
+from onnx_structdrop.graph.record import Record, mark_inlined, unmark_copy
 from onnx_structdrop.graph.scopes import default_opset, scopes
 from onnx_structdrop.graph.seeds import distinct_seeds
 from onnx_structdrop.graph.topology.dataflow import Dataflow
 from onnx_structdrop.graph.topology.shapes import Shapes
-from onnx_structdrop.schema import DOMAIN
+from onnx_structdrop.schema import DOMAIN, OPERATORS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["RANDOM_SOURCES", "inline", "inline_nodes"]
 
@@ -58,8 +61,10 @@ def inline(model: Model, random_source: str = "dropout") -> Model:
     ------
     ArgumentError
         An unknown `random_source`.
+    ModelError
+        A node of our domain is no complete call of an operator.
     UnsupportedModelError
-        "uniform" above opset 21.
+        "uniform" above opset 21, or in a function that passes an attribute on to a node.
     """
     if random_source not in RANDOM_SOURCES:
         raise ArgumentError(
@@ -72,23 +77,38 @@ def inline(model: Model, random_source: str = "dropout") -> Model:
             f"random_source 'uniform' needs ai.onnx opset {_UNIFORM_UNTIL} or below, because no "
             f"CPU runtime has random generators above it; the model imports {opset}"
         )
-    declare_functions(result)
-    live = sum(node.attributes["training_mode"].as_int() != 0 for _, node in dropout_nodes(result))
-    seed = next((seed_of(node) for _, node in dropout_nodes(result)), 0)
+    calls = own_calls(result)
+    _check_known(calls)
+    functions = functions_for(result, calls)
+    live = sum(is_dropout(node) and not _is_off(node) for node in calls)
     if random_source == "uniform":
-        _draw_uniforms(result)
-    new = inline_nodes(result, always_dense=random_source == "uniform")
-    for node, node_seed in zip(_generators(result, new), distinct_seeds(seed), strict=False):
-        # float32 holds integers up to 2**24; equal seeds would let optimisers merge nodes.
-        node.attributes["seed"] = ir.AttrFloat32("seed", float(node_seed % (1 << 24)))
+        _check_fixed(calls)
+        seed = next((seed_of(node) for _, node in dropout_nodes(result)), 0)
+        _draw_uniforms(functions)
+        new = inline_nodes(result, calls, functions, always_dense=True)
+        for node, node_seed in zip(_generators(result, new), distinct_seeds(seed), strict=False):
+            # float32 holds integers up to 2**24; equal seeds would let optimisers merge nodes.
+            node.attributes["seed"] = ir.AttrFloat32("seed", float(node_seed % (1 << 24)))
+    else:
+        inline_nodes(result, calls, functions)
+    undeclare_functions(result)
     Record.detach(result)
+    for _, graph in scopes(result):
+        for node in graph:
+            unmark_copy(node)
     if live:
         mark_inlined(result, live)
     return like(model, result)
 
 
-def inline_nodes(model: ir.Model, *, always_dense: bool = False) -> set[ir.Node]:
-    """Replace every node of our domain by its body, in place; return the nodes of the bodies.
+def inline_nodes(
+    model: ir.Model,
+    calls: Sequence[ir.Node],
+    functions: Mapping[ir.OperatorIdentifier, ir.Function],
+    *,
+    always_dense: bool = False,
+) -> set[ir.Node]:
+    """Replace calls by the bodies of their functions, in place; return the nodes of the bodies.
 
     Branches on attributes, such as training mode, are decided on the way. The only other one
     chooses how DropBlock draws its seeds; `always_dense` takes the dense way.
@@ -99,14 +119,11 @@ def inline_nodes(model: ir.Model, *, always_dense: bool = False) -> set[ir.Node]
         for _, graph in scopes(model)
         for index, value in enumerate(graph.outputs)
     ]
-    shapes = Shapes(model, Dataflow(model).scopes)
-    InlinePass(criteria=lambda function: function.domain == DOMAIN)(model)
-    constants = Constants(shapes)
-    for _, scope in list(scopes(model)):
-        # Nodes of a function belong to the graph that it wraps.
-        body = scope.graph if isinstance(scope, ir.Function) else scope
-        added = [node for node in body if node not in before]
-        _simplify(body, added, constants, default=0 if always_dense else None)
+    constants = Constants(Shapes(model, Dataflow(model).scopes))
+    names = Names(model)
+    for call in calls:
+        nodes = expand(call, functions[call.op_identifier()], names)
+        _simplify(nodes, constants, default=0 if always_dense else None)
     new = {node for _, graph in scopes(model) for node in graph if node not in before}
     for _, graph in scopes(model):
         _remove_unused(graph, new)
@@ -115,16 +132,36 @@ def inline_nodes(model: ir.Model, *, always_dense: bool = False) -> set[ir.Node]
             # An output is made by another value now, but described as before.
             graph.outputs[index].metadata_props.update(metadata)
             graph.outputs[index].doc_string = doc_string
-    undeclare_functions(model)
     return {node for node in new if node.graph is not None}
 
 
-def _simplify(
-    graph: ir.Graph,
-    nodes: Iterable[ir.Node],
-    constants: Constants,
-    default: int | None,
-) -> None:
+def _check_known(calls: Iterable[ir.Node]) -> None:
+    for node in calls:
+        if node.op_type not in OPERATORS:
+            raise ModelError(
+                f"node {node.name!r} calls {DOMAIN}::{node.op_type}, which is no operator of this "
+                f"version; known are {', '.join(OPERATORS)}: remove the node, or update the package"
+            )
+
+
+def _check_fixed(calls: Iterable[ir.Node]) -> None:
+    for node in calls:
+        for attribute in node.attributes.values():
+            if attribute.is_ref():
+                raise UnsupportedModelError(
+                    f"node {node.name!r} ({DOMAIN}::{node.op_type}) takes {attribute.name!r} from "
+                    f"the calls of the function that holds it, and random_source 'uniform' leaves "
+                    "no branch to decide at run time; inline the model's own functions first"
+                )
+
+
+def _is_off(node: ir.Node) -> bool:
+    """Tell whether a node is in inference mode for certain; an enclosing function may decide."""
+    mode = node.attributes["training_mode"]
+    return not mode.is_ref() and mode.as_int() == 0
+
+
+def _simplify(nodes: Iterable[ir.Node], constants: Constants, default: int | None) -> None:
     """Replace constant nodes by Constant, and each decided If by the branch it takes.
 
     `default` decides the branches that constants do not.
@@ -132,13 +169,16 @@ def _simplify(
     pending = list(reversed(list(nodes)))
     while pending:
         node = pending.pop()
-        if node.graph is not graph:
+        graph = node.graph
+        if not isinstance(graph, ir.Graph):
             continue
         if node.op_type == "If":
             condition = constants.value(node.inputs[0])
             taken = default if condition is None else int(condition.all())
             if taken is not None:
                 pending += reversed(_take_branch(graph, node, taken=bool(taken)))
+        elif any(attribute.is_ref() for attribute in node.attributes.values()):
+            continue  # Every call of the function that holds it decides.
         elif constants.learn(node) and node.op_type != "Constant":
             _replace_by_constant(graph, node, constants)
 
@@ -156,8 +196,8 @@ def _take_branch(graph: ir.Graph, node: ir.Node, *, taken: bool) -> list[ir.Node
         output.replace_all_uses_with(result, replace_graph_outputs=True)
         if output.type is not None:
             result.type, result.shape = output.type, output.shape
-        if result.is_graph_output():
-            result.name, output.name = output.name, result.name
+        if output.name:
+            result.name, output.name = output.name, None
     graph.remove(node, safe=True)
     return moved
 
@@ -199,15 +239,13 @@ def _remove_unused(graph: ir.Graph | ir.Function, candidates: set[ir.Node]) -> N
             graph.remove(node, safe=True)
 
 
-def _draw_uniforms(model: ir.Model) -> None:
+def _draw_uniforms(functions: Mapping[ir.OperatorIdentifier, ir.Function]) -> None:
     """Make our functions draw from RandomUniformLike instead of Dropout: keep where u >= ratio.
 
     The template's shape is made to depend on data: OpenVINO evaluates a generator of known shape
     while it compiles, once per place that asks for a size, and contradicts itself.
     """
-    for function in model.functions.values():
-        if function.domain != DOMAIN:
-            continue
+    for function in functions.values():
         for node in [n for n in function.all_nodes() if n.op_type == "Dropout"]:
             _draw_uniform(node, function.inputs[0])
 

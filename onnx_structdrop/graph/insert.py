@@ -12,10 +12,18 @@ import onnx_ir as ir
 from onnx_structdrop.errors import ArgumentError, ArgumentTypeError, SiteError
 from onnx_structdrop.functions import check_opset
 from onnx_structdrop.graph.convert import as_ir, like
+from onnx_structdrop.graph.files.fidelity import follow
 from onnx_structdrop.graph.names import Names
-from onnx_structdrop.graph.nodes import declare_functions, dropout_nodes, is_dropout, seed_of
+from onnx_structdrop.graph.nodes import (
+    check_call,
+    declare_functions,
+    dropout_nodes,
+    is_dropout,
+    seed_of,
+)
+from onnx_structdrop.graph.outputs import copy_output, copy_results
 from onnx_structdrop.graph.ratios import Ratios
-from onnx_structdrop.graph.record import Record
+from onnx_structdrop.graph.record import Record, is_copy
 from onnx_structdrop.graph.scopes import default_opset, scopes
 from onnx_structdrop.graph.seeds import distinct_seeds
 from onnx_structdrop.graph.selection import choose_sites
@@ -23,7 +31,7 @@ from onnx_structdrop.schema import DOMAIN, ELEMENT_TYPES, MIN_FUNCTION_IR
 from onnx_structdrop.specs import DropoutSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from onnx_structdrop.graph.sites import Site
 
@@ -52,8 +60,9 @@ def insert(
     """Return a copy of a model with a dropout node behind each of the chosen sites.
 
     Every consumer of a site's value, subgraphs included, reads the dropped value instead; a
-    graph output keeps its name. All nodes of one call share one ratio, a float32 initializer
-    by default. `fold` takes the result back to the model as it was.
+    graph output keeps its name; where the graph reads it as well, an Identity makes the output,
+    so that a node in inference mode costs nothing there either. All nodes of one call share one
+    ratio, a float32 initializer by default. `fold` takes the result back to the model as it was.
 
     Parameters
     ----------
@@ -88,8 +97,11 @@ def insert(
         the specification does not apply to.
     ArgumentError, ArgumentTypeError
         Arguments that contradict each other or the model.
+    ModelError
+        The model holds a node of ours that is no complete call.
     UnsupportedModelError
-        The model's opset has no function body for the operator.
+        The model's opset has no function body for the operator, or none for several element
+        types: below opset 15, where they are unknown (as in the body of an untyped function) too.
     """
     if not isinstance(spec, DropoutSpec):
         raise ArgumentTypeError(
@@ -109,22 +121,29 @@ def insert(
         )
     result = as_ir(model)
     check_opset(default_opset(result))
+    old = [node for _, node in dropout_nodes(result)]
+    for node in old:
+        check_call(node)
     chosen = choose_sites(result, sites)
     plans = [_Plan.of(spec, site, calibrate=calibrate) for site in chosen]
 
-    record = Record.of(result) or Record(result.ir_version, [])
+    record = Record.of(result) or Record.before(result)
     result.ir_version = max(result.ir_version, MIN_FUNCTION_IR)
     names = Names(result)
     ratios = Ratios(result, names, ratio_input, record)
-    taken = {seed_of(node) for _, node in dropout_nodes(result)}
+    taken = {seed_of(node) for node in old}
     seeds = distinct_seeds(spec.seed if spec.seed is not None else _drawn_seed(), taken)
     values = _values(result)
+    added = []
     for plan, seed in zip(plans, seeds, strict=False):
         graph, value = values[plan.site.scope, plan.site.value]
         _check_free(value)
         ratio = ratios.get(plan.rate, plan.site)
-        _insert_behind(graph, value, ratio, plan, seed, names, training_mode=training_mode)
-    declare_functions(result)
+        added.append(
+            _insert_behind(graph, value, ratio, plan, seed, names, training_mode=training_mode)
+        )
+    copy_results(result, _results(added), names)
+    declare_functions(result, set(added))
     record.attach(result)
     return like(model, result)
 
@@ -178,13 +197,13 @@ def _insert_behind(
     names: Names,
     *,
     training_mode: bool,
-) -> None:
+) -> ir.Node:
     producer = value.producer()
     if producer is None:
         raise SiteError(f"site {value.name!r} is an input, not the result of a node")
     type_, shape = value.type, value.shape
-    is_output = value.is_graph_output()
-    if not is_output and not plan.site.scope.startswith("function:"):
+    is_output, is_read = value.is_graph_output(), bool(value.uses())
+    if (is_read or not is_output) and not plan.site.scope.startswith("function:"):
         # Runtimes do not infer through the node; what was inferred without it still holds.
         # What describes an output of the graph is the model's own.
         if type_ is None and plan.site.dtype is not None:
@@ -207,10 +226,23 @@ def _insert_behind(
     node.replace_input_with(0, value)
     graph.insert_after(producer, node)
     if is_output:
+        result = dropped
+        if is_read:
+            result = copy_output(dropped, value, names.take(f"{value.name}_output"))
         # The output of the graph is another value now, but described as before.
-        dropped.metadata_props.update(value.metadata_props)
-        dropped.doc_string = value.doc_string
-        value.name, dropped.name = names.take(f"{value.name}_kept"), value.name
+        result.metadata_props.update(value.metadata_props)
+        result.doc_string = value.doc_string
+        value.name, result.name = names.take(f"{value.name}_kept"), value.name
+        follow(graph if isinstance(graph, ir.Graph) else graph.graph, result.name, value.name)
+    return node
+
+
+def _results(nodes: Iterable[ir.Node]) -> Iterator[ir.Value]:
+    """Yield what nodes make, and the copies of it."""
+    for node in nodes:
+        yield node.outputs[0]
+        for usage in node.outputs[0].uses():
+            yield from usage.node.outputs if is_copy(usage.node) else ()
 
 
 def _laid_out(spec: DropoutSpec, channel_axis: int, rank: int) -> DropoutSpec:

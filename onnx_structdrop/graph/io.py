@@ -102,9 +102,10 @@ def save(
 ) -> None:
     """Write a model to a file; on any error, whatever was there before is left as it was.
 
-    A target that is a symbolic link is replaced, not written through. A replaced file passes on
-    its mode. When the data file of a model is replaced as well, both are renamed in immediate
-    succession; only a crash of the machine in between can separate them.
+    A target that is a symbolic link is replaced, not written through. A file that holds weights of
+    the model is never replaced by the model file. A replaced file passes on its mode. When the
+    data file of a model is replaced as well, both are renamed in immediate succession; only a
+    crash of the machine in between can separate them.
 
     Parameters
     ----------
@@ -127,7 +128,8 @@ def save(
     ArgumentError
         If `external_data` is not the plain name of another file.
     OutputError
-        If a file cannot be written, or may not be replaced.
+        If a file cannot be written, or may not be replaced, such as one that holds weights of
+        the model.
     ModelError
         If the model is broken, or its external data cannot be read.
     """
@@ -142,6 +144,7 @@ def save(
         private = as_ir(model)
         check_model_references(private)
         files = data_files(private)
+        _check_not_data(target, files)
         if name is None and (files or total_size(private) > _PROTO_LIMIT - _STRUCTURE):
             name = _default_data_name(files, target)
         if name is None:
@@ -295,10 +298,29 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
         raise OutputError(f"cannot write {_shown(target)}: it is read-only")
 
 
+def _check_not_data(target: Path, files: set[str]) -> None:
+    """Refuse to replace a file that the model's weights are in, be it the model file itself.
+
+    They could be moved first, but whatever else refers to them would lose them.
+    """
+    if target.is_symlink() or not target.exists():
+        return  # A link is replaced, not what it leads to.
+    if any(os.path.exists(file) and os.path.samefile(target, file) for file in files):  # noqa: PTH110, PTH121
+        raise OutputError(
+            f"cannot write {_shown(target)}: the weights of the model are in this very file; "
+            "give the model another path"
+        )
+
+
 def _check_data_target(place: Path, target: Path, *, own: bool, overwrite: bool) -> None:
     """Refuse to replace a data file that something else may depend on."""
     if not os.path.lexists(place):
         return
+    if target.exists() and place.samefile(target):
+        raise OutputError(
+            f"cannot write {_shown(place)}: it is the model file itself, under another name; "
+            "give external_data another one"
+        )
     if place.is_symlink() or not place.is_file():
         raise OutputError(f"cannot write {_shown(place)}: it is not a regular file")
     if own:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import onnx_ir as ir
 
+from onnx_structdrop.graph.files.fidelity import kept_names
 from onnx_structdrop.graph.scopes import scopes
 from onnx_structdrop.schema import DOMAIN
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
 
 __all__ = ["Names"]
 
@@ -19,7 +17,8 @@ class Names:
     """The names of all values and nodes of a model; new ones avoid them.
 
     One set for all scopes keeps new names out of the way of subgraphs, which see the names of
-    the graphs around them.
+    the graphs around them. Names that the model describes though nothing has them are taken too:
+    a description must not pass to another value.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -29,6 +28,7 @@ class Names:
                 continue  # Nothing is inserted there, and a body's names are its own business.
             self._taken.update(value.name or "" for value in graph.inputs)
             self._taken.update(getattr(graph, "initializers", ()))
+            self._taken.update(kept_names(graph.graph if isinstance(graph, ir.Function) else graph))
             for node in graph:
                 self._taken.add(node.name or "")
                 self._taken.update(value.name or "" for value in node.outputs)

@@ -9,20 +9,27 @@ import onnx_ir as ir
 
 from onnx_structdrop.errors import ModelError, UnsupportedModelError
 from onnx_structdrop.functions import function_proto
-from onnx_structdrop.graph.scopes import default_opset, scopes
+from onnx_structdrop.graph.scopes import default_opset, function_scope, scopes
 from onnx_structdrop.schema import DOMAIN, DROPOUT_OPS, ELEMENT_TYPES, GRAD_OP, OPERATORS, VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+
+    from onnx_structdrop.graph.record import Record
 
 __all__ = [
+    "check_call",
     "declare_functions",
     "dropout_nodes",
     "element_type",
+    "functions_for",
     "is_dropout",
+    "own_calls",
     "seed_of",
     "undeclare_functions",
 ]
+
+_LISTS = frozenset({"block_size", "noise_shape", "shared_axes"})
 
 _ELEMENT_NAMES = {
     ir.DataType.FLOAT16: "float16",
@@ -48,6 +55,11 @@ def dropout_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
                 yield scope, node
 
 
+def own_calls(model: ir.Model) -> list[ir.Node]:
+    """Return every node of our domain, the gradient included."""
+    return [node for _, graph in scopes(model) for node in graph if node.domain == DOMAIN]
+
+
 def seed_of(node: ir.Node) -> int:
     """Return the seed of a node of ours.
 
@@ -56,10 +68,11 @@ def seed_of(node: ir.Node) -> int:
     ModelError
         If it has none, or one that is no integer.
     """
-    _check_call(node)
-    attribute = node.attributes["seed"]
+    attribute = node.attributes.get("seed")
+    if attribute is None:
+        raise ModelError(f"{_label(node)} lacks the attribute 'seed'; give it an integer")
     if attribute.is_ref() or attribute.type != ir.AttributeType.INT:
-        raise ModelError(f"the seed of node {node.name!r} is not an integer")
+        raise ModelError(f"the seed of {_label(node)} is not an integer; write one there")
     return attribute.as_int()
 
 
@@ -70,72 +83,153 @@ def element_type(value: ir.Value | None) -> str | None:
     return _ELEMENT_NAMES.get(value.dtype)
 
 
-def declare_functions(model: ir.Model) -> None:
+def declare_functions(model: ir.Model, added: Collection[ir.Node] = ()) -> None:
     """Give the model a function for each of our operators that it calls, and the imports.
 
-    A function is written for the one element type of all its calls, or for any type where
-    they differ or are unknown, and without masks in inference mode where no call uses one. A
-    gradient function that is present stays.
+    A gradient function that is present stays.
+
+    Parameters
+    ----------
+    model
+        Is changed.
+    added
+        Calls that the functions in the model were not written for, see `functions_for`.
 
     Raises
     ------
-    ModelError
-        If a node lacks an input or an attribute: bodies take no defaults.
-    UnsupportedModelError
-        If the model's opset has no body for an operator and its types.
+    ModelError, UnsupportedModelError
+        As `functions_for`.
     """
-    opset = default_opset(model)
-    calls: dict[str, set[str | None]] = {}
-    masked: set[str] = set()
-    for _, graph in scopes(model):
-        for node in graph:
-            if node.domain == DOMAIN and node.op_type in OPERATORS:
-                _check_call(node)
-                known = element_type(node.inputs[0]) or element_type(node.outputs[0])
-                calls.setdefault(node.op_type, set()).add(known)
-                if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
-                    masked.add(node.op_type)
-    for op_type, types in calls.items():
-        identifier = (DOMAIN, op_type, "")
-        if None in types and identifier in model.functions:
-            types.remove(None)
-            types.add(_element_type_of(model.functions[identifier], opset))
-        one = next(iter(types)) if len(types) == 1 else None
-        proto = function_proto(op_type, opset, one, mask_used=op_type in masked)
-        model.functions[identifier] = ir.serde.deserialize_function(proto)
+    functions = functions_for(model, own_calls(model), added)
+    model.functions.update(functions)
     for function in model.functions.values():
         if _calls_ours(function):
             function.opset_imports.setdefault(DOMAIN, VERSION)
-    if calls:
+    if functions:
         # onnxruntime wants the import even where only functions call ours.
         model.opset_imports.setdefault(DOMAIN, VERSION)
 
 
-def _check_call(node: ir.Node) -> None:
+def functions_for(
+    model: ir.Model, calls: Iterable[ir.Node], added: Collection[ir.Node] = ()
+) -> dict[ir.OperatorIdentifier, ir.Function]:
+    """Return a function for each operator of ours that is called.
+
+    A function is written for the one element type of all its calls, or for any type where
+    they differ or are unknown, and without masks in inference mode where no call uses one.
+
+    Parameters
+    ----------
+    model
+        Holds the calls. Of a call whose element type it does not tell, as after another tool
+        stripped it of types, the function that the model has for it tells the type.
+    calls
+        Nodes of our domain; others than our operators are passed over.
+    added
+        Calls that the functions in the model were not written for.
+
+    Raises
+    ------
+    ModelError
+        If a node is no complete call: bodies take no defaults.
+    UnsupportedModelError
+        If the model's opset has no body for an operator and its types.
+    """
+    opset = default_opset(model)
+    types: dict[str, set[str | None]] = {}
+    written_for: dict[str, str | None] = {}
+    masked: set[str] = set()
+    for node in calls:
+        if node.domain != DOMAIN or node.op_type not in OPERATORS:
+            continue
+        check_call(node)
+        known = element_type(node.inputs[0]) or element_type(node.outputs[0])
+        present = model.functions.get((DOMAIN, node.op_type, ""))
+        if known is None and present is not None and node not in added:
+            if node.op_type not in written_for:
+                written_for[node.op_type] = _element_type_of(present, opset)
+            known = written_for[node.op_type]
+        types.setdefault(node.op_type, set()).add(known)
+        if any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+            masked.add(node.op_type)
+    functions = {}
+    for op_type, each in types.items():
+        one = next(iter(each)) if len(each) == 1 else None
+        proto = function_proto(op_type, opset, one, mask_used=op_type in masked)
+        functions[DOMAIN, op_type, ""] = ir.serde.deserialize_function(proto)
+    return functions
+
+
+def check_call(node: ir.Node) -> None:
+    """Check that a node of ours can be a call of its function.
+
+    Raises
+    ------
+    ModelError
+        If the number of its inputs or outputs, or an attribute, is not what the operator has.
+    """
+    attributes = OPERATORS[node.op_type].attributes
+    if node.overload:
+        raise ModelError(f"{_label(node)} asks for overload {node.overload!r}; there is none")
     needed = 3 if node.op_type == GRAD_OP else 2
     if len(node.inputs) != needed or any(value is None for value in node.inputs):
         raise ModelError(
-            f"node {node.name!r} ({DOMAIN}::{node.op_type}) needs {needed} inputs, "
+            f"{_label(node)} needs {needed} inputs, "
             f"it has {sum(value is not None for value in node.inputs)}"
         )
-    missing = [name for name in OPERATORS[node.op_type].attributes if name not in node.attributes]
-    if missing:
+    named = 1 if node.op_type == GRAD_OP else 3
+    if len(node.outputs) != named:
         raise ModelError(
-            f"node {node.name!r} ({DOMAIN}::{node.op_type}) lacks the attribute {missing[0]!r}; "
-            f"it needs all of {', '.join(OPERATORS[node.op_type].attributes)}"
+            f"{_label(node)} lists {len(node.outputs)} outputs, it has {named}; "
+            'list them all, those without use as ""'
         )
+    for name in attributes:
+        attribute = node.attributes.get(name)
+        if attribute is None:
+            raise ModelError(
+                f"{_label(node)} lacks the attribute {name!r}; it needs all of "
+                f"{', '.join(attributes)}"
+            )
+        wanted = ir.AttributeType.INTS if name in _LISTS else ir.AttributeType.INT
+        if attribute.type != wanted:
+            raise ModelError(
+                f"attribute {name!r} of {_label(node)} is of type {attribute.type.name}; "
+                f"it must be {wanted.name}"
+            )
+    for name in node.attributes:
+        if name not in attributes:
+            raise ModelError(
+                f"{_label(node)} has an attribute {name!r} that means nothing to the operator; "
+                f"remove it, known are {', '.join(attributes) or 'none'}"
+            )
 
 
-def undeclare_functions(model: ir.Model) -> None:
-    """Remove our functions that nothing calls, and our imports where nothing is ours."""
+def _label(node: ir.Node) -> str:
+    return f"node {node.name!r} ({node.domain}::{node.op_type})"
+
+
+def undeclare_functions(model: ir.Model, record: Record | None = None) -> None:
+    """Remove our functions that nothing calls, and our imports where nothing is ours.
+
+    What was there before insertion according to `record` stays, or is put back.
+    """
     called = {node.op_identifier() for _, graph in scopes(model) for node in graph}
+    kept: Mapping[ir.OperatorIdentifier, ir.Function] = record.kept_functions() if record else {}
+    imports = record.imports if record else []
     for identifier in list(model.functions):
-        if identifier[0] == DOMAIN and identifier not in called:
+        if identifier[0] != DOMAIN or identifier in called:
+            continue
+        if identifier in kept:
+            model.functions[identifier] = kept[identifier]
+        else:
             del model.functions[identifier]
     for function in model.functions.values():
-        if not _calls_ours(function):
+        if function.domain != DOMAIN and not (
+            _calls_ours(function) or function_scope(function) in imports
+        ):
             function.opset_imports.pop(DOMAIN, None)
-    if not any(identifier[0] == DOMAIN for identifier in (*called, *model.functions)):
+    needed = any(identifier[0] == DOMAIN for identifier in called)
+    if not needed and "" not in imports:
         model.opset_imports.pop(DOMAIN, None)
 
 

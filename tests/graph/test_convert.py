@@ -276,7 +276,23 @@ def external_tensor(name="w", **entries):
     return tensor
 
 
+def metadata_keys_given_twice():
+    branch = helper.make_graph([helper.make_node("Relu", ["x"], ["r"])], "b", [], [info("r")])
+    model = model_of(*branches(branch))
+    model.functions.append(function())
+    model.opset_import.append(helper.make_opsetid("e", 1))
+    places = (
+        model, model.graph, model.graph.node[1], model.functions[0], model.functions[0].node[0],
+        model.graph.node[1].attribute[0].g, model.graph.node[1].attribute[0].g.node[0],
+    )  # fmt: skip
+    for place in places:
+        for key, value in (("k", "1"), ("a", "x"), ("k", "2"), ("a", "x")):
+            place.metadata_props.add(key=key, value=value)
+    return model
+
+
 PRESERVED = [
+    metadata_keys_given_twice,
     trailing_empty_outputs,
     only_empty_outputs,
     empty_names_in_between,
@@ -595,6 +611,20 @@ def test_new_initializers_get_no_value_info_but_new_values_do():
     proto = to_proto(model)
     assert [entry.name for entry in proto.graph.value_info] == ["t"]
     assert [tensor.name for tensor in proto.graph.initializer] == ["new"]
+
+
+@pytest.mark.parametrize("key", ["k", "other"])
+def test_changed_metadata_with_keys_given_twice(key):
+    model = from_proto(metadata_keys_given_twice())
+    model.metadata_props[key] = "new"
+    entries = [(entry.key, entry.value) for entry in to_proto(model).metadata_props]
+    kept = [("k", "1"), ("a", "x"), ("k", "2"), ("a", "x")]
+    if key == "k":
+        kept = [entry for entry in kept if entry[0] != "k"]
+    assert entries == [*kept, (key, "new")]
+    del model.metadata_props[key]
+    entries = [(entry.key, entry.value) for entry in to_proto(model).metadata_props]
+    assert entries == kept
 
 
 def test_forgotten_value_info_does_not_come_back_for_another_value():

@@ -15,7 +15,7 @@ from nets import Net
 from one_node import MODELS, one_node, run, session
 from onnx import TensorProto, helper
 
-from onnx_structdrop.errors import ModelError
+from onnx_structdrop.errors import ModelError, UnsupportedModelError
 from onnx_structdrop.functions import function_proto
 from onnx_structdrop.graph.compare import differences
 from onnx_structdrop.graph.fold import fold
@@ -246,6 +246,199 @@ def test_a_gradient_that_is_called_is_plain_afterwards():
     np.testing.assert_array_equal(results[3], data)
 
 
+# --- What the original has of ours ---------------------------------------------------------------
+
+
+def small(ir_version=8, opset=18):
+    net = Net(("N", 3, 16, 16), opset=opset)
+    model = net.model(net.relu(net.conv(net.relu(net.conv("x", 4)), 6)))
+    (output,) = model.graph.output
+    output.CopyFrom(helper.make_tensor_value_info(output.name, TensorProto.FLOAT, [None] * 4))
+    model.ir_version = ir_version
+    return model
+
+
+def undone(model, *specs):
+    """Insert and fold; return both models, as equal bytes if they are equal."""
+    inserted = model
+    for number, spec in enumerate(specs or [SpatialDropout2D(0.1)]):
+        sites = [
+            site.value for site in find_sites(model)[number : None if not specs else number + 1]
+        ]
+        inserted = insert(inserted, spec, sites)
+    onnx.checker.check_model(inserted)
+    folded = fold(inserted)
+    assert differences(model, folded) == []
+    return as_bytes(fold(model)), as_bytes(folded)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "{site}_dropped",
+        "{site}_kept",
+        "{site}_output",
+        "{site}_SpatialDropout",
+        "structdrop_ratio",
+        "SpatialDropout/mask",
+    ],
+)
+@pytest.mark.parametrize("is_output", [True, False])
+@pytest.mark.parametrize("field", ["value_info", "quantization_annotation"])
+def test_descriptions_of_values_that_are_gone(field, is_output, name):
+    """Names that insertion would take for its own values belong to what describes them."""
+    model = small()
+    first, last = find_sites(model)
+    site = (last if is_output else first).value
+    stale = name.format(site=site)
+    if field == "value_info":
+        info = helper.make_tensor_value_info(stale, TensorProto.INT64, [7, 7])
+        model.graph.value_info.append(info)
+    else:
+        entry = model.graph.quantization_annotation.add(tensor_name=stale)
+        entry.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="s")
+    before, after = undone(model)
+    assert before == after
+    inserted = insert(model, SpatialDropout2D(0.1))
+    assert getattr(inserted.graph, field)[0] == getattr(model.graph, field)[0]
+
+
+def test_descriptions_in_functions_of_values_that_are_gone():
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 10, opset_import: ["": 18, "local": 1]>
+        g (float[2,3,8,8] x, float[4,3,1,1] w) => (float[2,4,8,8] y) { y = local.f (x, w) }
+        <domain: "local", opset_import: ["": 18]>
+        f (v, w) => (o) { c = Conv (v, w) r = Relu (c) o = Neg (r) }
+        """
+    )
+    for name in ("r_dropped", "structdrop_ratio"):
+        info = helper.make_tensor_value_info(name, TensorProto.INT64, [7])
+        model.functions[0].value_info.append(info)
+    before, after = undone(model)
+    assert before == after
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_an_import_of_our_domain_that_was_there(version):
+    model = small()
+    model.opset_import.append(helper.make_opsetid(DOMAIN, version))
+    before, after = undone(model)
+    assert before == after
+    assert version in {
+        entry.version for entry in fold(model).opset_import if entry.domain == DOMAIN
+    }
+
+
+def test_an_import_of_our_domain_in_a_function():
+    model = small()
+    function = onnx.parser.parse_function(
+        f'<domain: "local", opset_import: ["": 18, "{DOMAIN}": 1]> '
+        "unused (a) => (b) { b = Neg (a) }"
+    )
+    model.functions.append(function)
+    model.opset_import.append(helper.make_opsetid("local", 1))
+    before, after = undone(model)
+    assert before == after
+
+
+@pytest.mark.parametrize("imported", [True, False])
+@pytest.mark.parametrize(
+    "functions",
+    [
+        [function_proto("SpatialDropout", 18, "float16")],
+        [function_proto("SpatialDropout", 18, "float32"), function_proto(GRAD_OP, 18, "float32")],
+        [function_proto(GRAD_OP, 18, None), function_proto("DropBlock", 18, "float64")],
+        [onnx.parser.parse_function(
+            f'<domain: "{DOMAIN}", opset_import: ["": 18]> DropBlock (a) => (b) {{ b = Neg (a) }}'
+        )],
+    ],
+    ids=["another type", "with gradient", "other types", "foreign"],
+)  # fmt: skip
+def test_functions_of_our_domain_that_nothing_called(functions, imported):
+    """As in a model that waits for its gradient to be built."""
+    model = small()
+    model.functions.extend(functions)
+    if imported:
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    for specs in ((), (SpatialDropout2D(0.1), DropBlock2D(0.1, 3))):
+        before, after = undone(model, *specs)
+        assert before == after
+
+
+@pytest.mark.parametrize(("first", "raised", "last"), [(7, 8, 7), (7, 10, 10), (8, 11, 11)])
+def test_an_ir_version_that_was_raised_later_stays(first, raised, last):
+    model = small(ir_version=first, opset=13)
+    inserted = insert(model, SpatialDropout2D(0.1))
+    assert inserted.ir_version == 8
+    inserted.ir_version = raised
+    folded = fold(inserted)
+    assert folded.ir_version == last
+    model.ir_version = last
+    assert differences(model, folded) == []
+
+
+def test_metadata_keys_given_twice():
+    model = small()
+    for place in (model, model.graph, model.graph.node[0]):
+        for value in "12":
+            place.metadata_props.add(key="k", value=value)
+    assert [entry.value for entry in fold(model).metadata_props] == ["1", "2"]
+    assert as_bytes(fold(insert(model, SpatialDropout2D(0.1)))) == as_bytes(fold(model))
+
+
+def test_nothing_of_ours_is_left_as_it_is():
+    """Without a node or a record, what is ours was put there by somebody for a purpose."""
+    model = small()
+    model.functions.append(function_proto(GRAD_OP, 18, "float32"))
+    model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    assert differences(model, fold(model)) == []
+
+
+# --- Outputs that are read inside ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", ["", "stripped", "read", "dropped too", "mask"])
+def test_a_copy_that_makes_an_output(change):
+    net = Net(("N", 3, 16, 16))
+    inner = net.relu(net.conv("x", 4))
+    model = net.model(inner, net.relu(net.conv(inner, 6)))
+    for value in model.graph.output:
+        value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, [None] * 4))
+    inserted = insert(model, SpatialDropout2D(0.1), [inner])
+    (copy,) = (node for node in inserted.graph.node if node.op_type == "Identity")
+    ours = next(node for node in inserted.graph.node if node.domain == DOMAIN)
+    more = {"read": inner, "dropped too": f"{inner}_dropped", "mask": "mask"}.get(change)
+    if change == "stripped":
+        del copy.metadata_props[:]
+    if change == "mask":
+        ours.output[1] = "mask"
+    if change == "read":
+        for base in (model, inserted):
+            base.graph.node.append(helper.make_node("Neg", [inner], ["more"], name="more"))
+            base.graph.output.append(
+                helper.make_tensor_value_info("more", TensorProto.FLOAT, [None] * 4)
+            )
+    elif more:
+        kind = TensorProto.BOOL if change == "mask" else TensorProto.FLOAT
+        inserted.graph.output.append(helper.make_tensor_value_info(more, kind, [None] * 4))
+    folded = fold(inserted)
+    onnx.checker.check_model(folded, full_check=True)
+    assert not inspect(folded).nodes
+    assert not any(METADATA_KEY in str(node.metadata_props) for node in folded.graph.node)
+    outputs = [value.name for value in folded.graph.output]
+    assert outputs[:2] == [value.name for value in model.graph.output][:2]
+    data = np.ones((2, 3, 16, 16), np.float32)
+    for one, other in zip(
+        run(session(model), {"x": data}), run(session(folded), {"x": data}), strict=False
+    ):
+        np.testing.assert_array_equal(one, other)
+    if change in ("", "read"):
+        assert differences(model, folded) == []
+    if change == "stripped":
+        assert [n.op_type for n in folded.graph.node].count("Identity") == 1
+
+
 # --- Nodes written by hand -----------------------------------------------------------------------
 
 
@@ -424,6 +617,98 @@ def test_a_node_without_data():
     model.graph.node[0].input[0] = ""
     with pytest.raises(ModelError, match="has no data input"):
         fold(model)
+
+
+@pytest.mark.parametrize("outputs", [0, 1, 2, 4])
+def test_a_node_with_another_number_of_outputs(outputs):
+    names = ["d", "m", "s", "t"][:outputs]
+    model = by_hand(f'd, "", "" = {CALL} (x, r) y = Neg (x)', "float[N,3,8,8] y")
+    del model.graph.node[0].output[:]
+    model.graph.node[0].output.extend(names)
+    if not outputs:
+        with pytest.raises(ModelError, match=r"SpatialDropout\) has no data output"):
+            fold(model)
+        return
+    # Where nothing reads them, any number will do.
+    assert [node.op_type for node in fold(model).graph.node] == ["Neg"]
+    if outputs > 1:
+        model.graph.node.append(helper.make_node("Not", [names[-1]], ["n"], name="not"))
+        match = rf"lists {outputs} outputs, it has 3; list them all, those without use as"
+        with pytest.raises(ModelError, match=match):
+            fold(model)
+
+
+@pytest.mark.parametrize("damage", ["missing", "foreign", "body", "attributes"])
+def test_a_mask_that_is_used_without_a_sound_function(damage):
+    """What a node means is known without the function that the model holds."""
+    model = by_hand(
+        f'a = Relu (x) d, m, "" = {CALL} (a, r) f = Cast <to = 1> (m) y = Add (d, f)',
+        "float[N,3,8,8] y",
+    )
+    function = model.functions[0]
+    if damage == "missing":
+        del model.functions[:]
+    elif damage == "foreign":
+        function.CopyFrom(
+            onnx.parser.parse_function(
+                f'<domain: "{DOMAIN}", opset_import: ["": 18]> '
+                "SpatialDropout (a, b) => (c, d, e) { c = Neg (a) d = Neg (b) e = Neg (b) }"
+            )
+        )
+    elif damage == "body":
+        del function.node[:]
+        function.node.add(op_type="Nonsense", input=["data"], output=function.output)
+    else:
+        del function.attribute[:]
+    folded = fold(model)
+    onnx.checker.check_model(folded, full_check=True)
+    assert not inspect(folded).nodes
+    assert not folded.functions
+    data = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(run(session(folded), {"x": data})[0], np.maximum(data, 0) + 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "match"),
+    [
+        ("seed = 3, ", "", "lacks the attribute 'seed'"),
+        ("channel_axis = 1", 'channel_axis = "1"', "'channel_axis'.*type STRING.*must be INT"),
+    ],
+)
+def test_a_mask_that_is_used_of_a_node_that_is_no_call(old, new, match):
+    call = CALL.replace(old, new)
+    text = f"""
+    <ir_version: 8, opset_import: ["": 18, "{DOMAIN}": 1]>
+    g (float[N,3,8,8] x) => (float[N,3,8,8] y) <float r = {{0.5}}> {{
+      d, m, "" = {call} (x, r) f = Cast <to = 1> (m) y = Add (d, f)
+    }}
+    """
+    with pytest.raises(ModelError, match=match):
+        fold(onnx.parser.parse_model(text))
+
+
+def test_a_mask_that_is_used_at_an_opset_without_bodies():
+    model = by_hand(
+        f'd, m, "" = {CALL} (x, r) f = Cast <to = 1> (m) y = Add (d, f)', "float[N,3,8,8] y"
+    )
+    for entry in model.opset_import:
+        entry.version = 12 if not entry.domain else 1
+    with pytest.raises(UnsupportedModelError, match="opset 12"):
+        fold(model)
+
+
+def test_names_in_subgraphs_are_left_alone_where_a_mask_is_used():
+    model = by_hand(
+        f'd, m, "" = {CALL} (x, r) c = Less (r, q) y = If (c) <'
+        "then_branch = t () => (p) { dims = Identity (d) axes = Neg (dims) p = Neg (axes) },"
+        "else_branch = e () => (p) { mask_dims = Cast <to = 1> (m) one = Mul (d, mask_dims) "
+        "p = Mul (one, one) }>",
+        "float[N,3,8,8] y",
+    )
+    folded = fold(model)
+    onnx.checker.check_model(folded, full_check=True)
+    data = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(run(session(folded), {"x": data})[0], data * data)
 
 
 def test_functions_of_the_model_stay():

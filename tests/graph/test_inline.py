@@ -26,7 +26,7 @@ from one_node import (
 )
 from onnx import numpy_helper
 
-from onnx_structdrop.errors import ArgumentError, UnsupportedModelError
+from onnx_structdrop.errors import ArgumentError, ModelError, UnsupportedModelError
 from onnx_structdrop.graph.compare import differences
 from onnx_structdrop.graph.fold import fold
 from onnx_structdrop.graph.inline import RANDOM_SOURCES, inline
@@ -357,6 +357,167 @@ def test_subgraphs():
             results = [run(runner, feeds)[0] for _ in range(6)]
             assert len({result.tobytes() for result in results}) > 1
             assert all((result == 0).any() for result in results[:1])
+
+
+# --- Names ---------------------------------------------------------------------------------------
+
+
+def all_names(graph):
+    """Return the names that the nodes of a graph and of its subgraphs define."""
+    names = [value.name for value in graph.input]
+    names += [tensor.name for tensor in graph.initializer]
+    for node in graph.node:
+        names += [name for name in node.output if name]
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                names += all_names(attribute.g)
+    return names
+
+
+# Names that the bodies of our functions use, in the subgraphs of somebody else's model.
+TAKEN = """
+<ir_version: 8, opset_import: ["": 18]>
+g (bool c, float[N,3,8,8] x) => (float[N,4,8,8] y) <float[4,3,1,1] w = {1,1,1,1,1,1,1,1,1,1,1,1}> {
+  a = Conv (x, w)
+  r = Relu (a)
+  y = If (c) <
+    then_branch = t () => (o) {
+      dims = Identity (r) axes = Neg (dims) tosses = Abs (axes) mask_dims = Neg (tosses)
+      mask = Conv (x, w) is_training = Relu (mask) o = Add (is_training, mask_dims)
+    },
+    else_branch = e () => (p) {
+      deep = If (c) <
+        then_branch = tt () => (q) { dims = Identity (r) count = Neg (dims) q = Neg (count) },
+        else_branch = ee () => (q) { scaled = Neg (r) seeds = Neg (scaled) q = Neg (seeds) }
+      >
+      p = Relu (deep)
+    }
+  >
+}
+"""
+
+
+@pytest.mark.parametrize("training_mode", [True, False])
+@pytest.mark.parametrize("spec", [SpatialDropout2D(0.4, seed=1), DropBlock2D(0.4, 3, seed=1)])
+@each_source
+def test_names_in_subgraphs_of_the_model_are_left_alone(source, spec, training_mode):
+    model = onnx.parser.parse_model(TAKEN)
+    full = insert(model, spec, ["r", "is_training"], training_mode=training_mode)
+    inlined = inline(full, source)
+    assert_plain(inlined)
+    assert set(all_names(model.graph)) <= set(all_names(inlined.graph))
+    runner = session(inlined)
+    data = np.ones((2, 3, 8, 8), np.float32)
+    for chosen in (True, False):
+        run(runner, {"c": np.array(chosen), "x": data})
+
+
+@each_source
+def test_inlined_names_lead_back_to_their_node(source):
+    model = onnx.parser.parse_model(TAKEN)
+    full = insert(model, DropBlock2D(0.4, 3, seed=1), ["r", "is_training"])
+    names = all_names(inline(full, source).graph)
+    old = set(all_names(full.graph))
+    new = [name for name in names if name not in old]
+    assert new
+    prefixes = ("r_DropBlock/", "is_training_DropBlock/")
+    assert all(name.startswith(prefixes) for name in new)
+    # Names differ even between branches; what the nodes made is called as before.
+    assert len(set(new)) == len(new)
+    assert {"r_dropped", "is_training_dropped"} <= set(names)
+
+
+def test_a_node_without_a_name_lends_that_of_its_result():
+    model = inserted("resnet1d_dynamo")
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    for node in bare.graph.node:
+        node.name = ""
+    inlined = inline(bare)
+    assert_plain(inlined)
+    assert any("_dropped/" in name for name in all_names(inlined.graph))
+
+
+# --- Nodes that are no calls ---------------------------------------------------------------------
+
+
+def changed(**changes):
+    """Return a model with one node of ours that is not as it should be."""
+    model = one_node("SpatialDropout", FREE)
+    (node,) = (node for node in model.graph.node if node.domain)
+    outputs = changes.pop("outputs", None)
+    if outputs is not None:
+        del model.graph.output[:]
+        del node.output[:]
+        node.output.extend(["output", "mask", "scale", "more"][:outputs])
+        echo = "output" if outputs else "data"
+        model.graph.node.append(onnx.helper.make_node("Identity", [echo], ["end"], name="end"))
+        model.graph.output.append(onnx.helper.make_tensor_value_info("end", 1, [None] * 4))
+    for name, value in changes.items():
+        kept = [attribute for attribute in node.attribute if attribute.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+    return model
+
+
+GRAPH = onnx.parser.parse_graph("g () => (float a) { a = Constant <value_float = 1.0> () }")
+
+
+@pytest.mark.parametrize(
+    ("model", "match"),
+    [
+        (changed(outputs=0), "lists 0 outputs, it has 3"),
+        (changed(outputs=1), "lists 1 outputs, it has 3"),
+        (changed(outputs=2), "lists 2 outputs, it has 3"),
+        (changed(outputs=4), "lists 4 outputs, it has 3"),
+        (changed(seed="seven"), "attribute 'seed' .* type STRING; it must be INT"),
+        (changed(channel_axis=1.0), "attribute 'channel_axis' .* type FLOAT; it must be INT"),
+        (changed(channel_axis=[1]), "attribute 'channel_axis' .* type INTS; it must be INT"),
+        (changed(training_mode=GRAPH), "attribute 'training_mode' .* type GRAPH; it must be INT"),
+        (changed(body=GRAPH), "attribute 'body' that means nothing"),
+        (changed(note="text"), "attribute 'note' that means nothing"),
+    ],
+)
+@pytest.mark.parametrize("act", [inline, lambda m: insert(m, SpatialDropout2D(0.1), ["output"])])
+def test_nodes_that_are_no_calls(model, match, act):
+    with pytest.raises(ModelError, match=rf"^(node|attribute) .*SpatialDropout.*{match}|{match}"):
+        act(model)
+
+
+def test_operators_that_nobody_knows():
+    model = one_node("SpatialDropout", FREE)
+    node = next(node for node in model.graph.node if node.domain)
+    node.op_type = "SpatialDropouts"
+    with pytest.raises(ModelError, match=r"SpatialDropouts, which is no operator.*SpatialDropout,"):
+        inline(model)
+
+
+def test_a_mode_that_a_function_hands_on():
+    """Nodes in a function may take their attributes from a call of it."""
+    text = f"""
+    <ir_version: 8, opset_import: ["": 18, "local": 1, "{DOMAIN}": 1]>
+    g (float[2,4,8,8] x) => (float[2,4,8,8] y, float[2,4,8,8] z) {{
+      y = local.drop <on = 1> (x)
+      z = local.drop <on = 0> (x)
+    }}
+    <domain: "local", opset_import: ["": 18, "{DOMAIN}": 1]>
+    drop <on> (v) => (o) {{
+      half = Constant <value_float = 0.5> ()
+      o, m, s = {DOMAIN}.SpatialDropout
+        <training_mode : int = @on, seed = 3, channel_axis = 1> (v, half)
+    }}
+    """
+    model = onnx.parser.parse_model(text)
+    data = np.ones((2, 4, 8, 8), np.float32)
+    inlined = inline(model)
+    assert [(f.domain, f.name) for f in inlined.functions] == [("local", "drop")]
+    onnx.checker.check_model(inlined, full_check=True)
+    runner = session(inlined)
+    assert any((run(runner, {"x": data})[0] == 0).any() for _ in range(4))
+    np.testing.assert_array_equal(run(runner, {"x": data})[1], data)
+    assert INLINED_KEY in {entry.key for entry in inlined.metadata_props}
+    with pytest.raises(UnsupportedModelError, match="takes 'training_mode' from the calls"):
+        inline(model, "uniform")
 
 
 @pytest.mark.parametrize("opset", [22, 26])

@@ -11,7 +11,7 @@ import onnx.parser
 import onnx_ir as ir
 import pytest
 from nets import Net
-from one_node import DISABLE_ALL, MODELS, random_feeds, run, session
+from one_node import DISABLE_ALL, LEVELS, MODELS, random_feeds, run, session
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_structdrop.errors import (
@@ -52,6 +52,10 @@ def resnet():
 
 def spec_for(model, rate=0.2, seed=1, **options):
     return BLOCKS[len(find_sites(model)[0].shape)](rate, 3, seed=seed, **options)
+
+
+def as_bytes(model):
+    return model.SerializeToString(deterministic=True)
 
 
 def ours(model):
@@ -471,13 +475,81 @@ def test_an_output_that_is_read_inside_as_well():
     net = Net()
     inner = net.relu(net.conv("x", 4))
     outer = net.relu(net.conv(inner, 4))
-    model = net.model(inner, outer)
+    model = finished(net, inner, outer)
     result = insert(model, SpatialDropout2D(0.5, seed=1), [inner])
+    onnx.checker.check_model(result, full_check=True)
     node = ours(result)[f"{inner}_kept"]
-    assert node.output[0] == inner
-    readers = [n.op_type for n in result.graph.node if inner in n.input]
-    assert readers == ["Conv"]
+    assert node.output[0] == f"{inner}_dropped"
+    readers = [n.op_type for n in result.graph.node if node.output[0] in n.input]
+    assert readers == ["Identity", "Conv"]
+    (copy,) = (n for n in result.graph.node if inner in n.output)
+    assert copy.input == [node.output[0]]
+    assert list(result.graph.output) == list(model.graph.output)
     assert differences(model, fold(result)) == []
+    assert as_bytes(fold(result)) == as_bytes(fold(model))
+
+
+@pytest.mark.parametrize("element", [np.float32, np.float16])
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_output_that_is_read_inside_costs_nothing_in_inference_mode(level, element):
+    """Bit for bit; with optimisations off, onnxruntime rounds float16 between any two nodes."""
+    model = convs_of_outputs(element)
+    (inner, *_) = (value.name for value in model.graph.output)
+    result = insert(model, SpatialDropout2D(0.5, seed=1), [inner], training_mode=False)
+    shape = (2, 3, 16, 16)
+    feeds = {"x": np.random.default_rng(1).standard_normal(shape).astype(element)}
+    expected, found = (run(session(m, level), feeds) for m in (model, result))
+    if level == DISABLE_ALL and element == np.float16:
+        assert expected[0].tobytes() == found[0].tobytes()
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-2, atol=1e-2)
+    else:
+        assert [a.tobytes() for a in expected] == [a.tobytes() for a in found]
+    assert differences(model, fold(result)) == []
+
+
+def test_an_output_that_is_read_inside_is_the_dropped_value():
+    model = convs_of_outputs(np.float32)
+    (inner, *_) = (value.name for value in model.graph.output)
+    result = insert(model, SpatialDropout2D(0.5, seed=1), [inner])
+    site = ours(result)[f"{inner}_kept"]
+    result.graph.output.append(
+        helper.make_tensor_value_info(site.output[0], TensorProto.FLOAT, [None] * 4)
+    )
+    data = np.random.default_rng(1).standard_normal((2, 3, 16, 16)).astype(np.float32)
+    output, _, read = run(session(result), {"x": data})
+    assert output.tobytes() == read.tobytes()
+    assert (output == 0).all(axis=(2, 3)).any()
+
+
+def test_sites_of_a_model_with_such_an_output():
+    model = convs_of_outputs(np.float32)
+    sites = find_sites(model)
+    result = insert(model, SpatialDropout2D(0.5, seed=1), [model.graph.output[0].name])
+    assert [s.kind for s in find_sites(result)] == [s.kind for s in sites]
+    with pytest.raises(SiteError, match="already holds"):
+        insert(result, SpatialDropout2D(0.5), sites=[find_sites(result)[0]])
+
+
+def convs_of_outputs(element):
+    """Return three Convs and Relus, the first and last of which are outputs."""
+    random = np.random.default_rng(0)
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(element))
+    nodes, weights, value, channels = [], [], "x", 3
+    for index in range(3):
+        weight = random.standard_normal((16, channels, 3, 3)) * 0.2
+        weights.append(numpy_helper.from_array(weight.astype(element), f"w{index}"))
+        nodes.append(helper.make_node("Conv", [value, f"w{index}"], [f"c{index}"], pads=[1] * 4))
+        nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
+        value, channels = f"r{index}", 16
+    infos = [
+        helper.make_tensor_value_info(name, dtype, ["N", size, 16, 16])
+        for name, size in (("x", 3), ("r0", 16), ("r2", 16))
+    ]
+    return helper.make_model(
+        helper.make_graph(nodes, "net", infos[:1], infos[1:], weights),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=9,
+    )
 
 
 @pytest.mark.parametrize("shape", [None, ("N", 6, 16, 16), (None, None, None, None)])
@@ -667,6 +739,85 @@ def test_a_second_insertion_widens_the_function():
     onnx.checker.check_model(twice, full_check=True)
     run(session(twice), {"x": np.ones((2, 3, 64, 64), np.float32)})
     assert differences(model, fold(twice)) == []
+
+
+TYPED_CALLS = """
+<ir_version: 8, opset_import: ["": %(opset)d, "local": 1]>
+g (float[2,3,8,8] x) => (float[2,4,8,8] y) <float[4,3,1,1] w = {1,1,1,1,1,1,1,1,1,1,1,1}> {
+  a = Conv (x, w)
+  plain = Relu (a)
+  narrow_x = Cast <to = %(element)d> (x)
+  narrow_w = Cast <to = %(element)d> (w)
+  narrow = local.block (narrow_x, narrow_w)
+  wide = Cast <to = 1> (narrow)
+  %(more)s
+}
+<domain: "local", opset_import: ["": %(opset)d]>
+block (v, w) => (o) { u = Conv (v, w) o = Relu (u) }
+"""
+ELEMENTS = {
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+    "float64": TensorProto.DOUBLE,
+    "float32": TensorProto.FLOAT,
+}
+RUNNABLE = ("float16", "float32")
+"""What onnxruntime has kernels of Conv for, on a processor."""
+
+
+def calling_model(element, opset=22, *, twice=False):
+    """Return a model whose untyped function is called with one type, or with two."""
+    more = "y = Add (plain, wide)"
+    if twice:
+        more = "again = local.block (x, w) z = Add (plain, again) y = Add (z, wide)"
+    text = TYPED_CALLS % {"opset": opset, "element": ELEMENTS[element], "more": more}
+    return onnx.parser.parse_model(text)
+
+
+@pytest.mark.parametrize("order", [("", "function"), ("function", ""), ("both",)])
+@pytest.mark.parametrize("element", ELEMENTS)
+@pytest.mark.parametrize("spec", [SpatialDropout2D(0.4, seed=1), DropBlock2D(0.4, 3, seed=1)])
+def test_an_untyped_function_in_any_order(spec, element, order):
+    """The function that is there was not written for the type that a body is called with."""
+    model = calling_model(element)
+    result = model
+    for part in order:
+        sites = [
+            site
+            for site in find_sites(result)
+            if site.value in {"": ["plain"], "function": ["o"], "both": ["plain", "o"]}[part]
+        ]
+        result = insert(result, spec, sites)
+    assert len(inspect(result).own) == 2
+    onnx.checker.check_model(result, full_check=True)
+    assert differences(model, fold(result)) == []
+    if element in RUNNABLE:
+        runner = session(result)
+        feeds = {"x": np.ones((2, 3, 8, 8), np.float32)}
+        found = [run(runner, feeds)[0] for _ in range(8)]
+        assert len({values.tobytes() for values in found}) > 1
+
+
+@pytest.mark.parametrize("element", ["float16", "bfloat16", "float64"])
+def test_a_function_that_is_called_with_two_types(element):
+    model = calling_model(element, twice=True)
+    result = insert(model, SpatialDropout2D(0.4, seed=1), ["o"])
+    onnx.checker.check_model(result, full_check=True)
+    twice = insert(result, SpatialDropout2D(0.4, seed=2), ["plain"])
+    onnx.checker.check_model(twice, full_check=True)
+    if element in RUNNABLE:
+        run(session(twice), {"x": np.ones((2, 3, 8, 8), np.float32)})
+    assert differences(model, fold(twice)) == []
+
+
+@pytest.mark.parametrize("twice", [False, True])
+@pytest.mark.parametrize("opset", [13, 14])
+def test_an_untyped_function_needs_opset_15(opset, twice):
+    model = calling_model("float16", opset, twice=twice)
+    once = insert(model, SpatialDropout2D(0.4), ["plain"])
+    for base in (model, once):
+        with pytest.raises(UnsupportedModelError, match=r"unknown\) element types.*opset 15"):
+            insert(base, SpatialDropout2D(0.4), ["o"])
 
 
 # --- A second insertion --------------------------------------------------------------------------

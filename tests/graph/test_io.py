@@ -1083,6 +1083,86 @@ def test_data_of_something_else_are_not_replaced(tmp_path):
     cannot_write(target, "does not belong to", external_data="m.bin")
 
 
+def self_contained_reference(folder):
+    """Write a model whose weights are in the very file that refers to them, behind the model."""
+    path = folder / "m.onnx"
+    proto = build(count=1)
+    weights = values(0).tobytes()
+    tensor = proto.graph.initializer[0]
+    # A field that no parser knows holds them: number 500, length-delimited.
+    head = bytes([0xA2, 0x1F]) + _varint(len(weights))
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "m.onnx"), ("offset", "0000000")):
+        tensor.external_data.add(key=key, value=value)
+    offset = len(proto.SerializeToString()) + len(head)
+    tensor.external_data[1].value = f"{offset:07}"
+    path.write_bytes(proto.SerializeToString() + head + weights)
+    return path
+
+
+def _varint(number):
+    digits = []
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*digits, number])
+
+
+@pytest.mark.parametrize("data", [None, "n.bin", "m.bin"])
+def test_the_model_does_not_replace_its_own_weights(data, tmp_path):
+    model = load(write_external(tmp_path))
+    before = contents(tmp_path)
+    if data == "m.bin":
+        with pytest.raises(ArgumentError, match="must differ from the model file"):
+            save(model, tmp_path / "m.bin", external_data=data)
+    else:
+        with pytest.raises(
+            OutputError, match=r"m\.bin': the weights of the model are in this very"
+        ):
+            save(model, tmp_path / "m.bin", external_data=data)
+    assert contents(tmp_path) == before
+    np.testing.assert_array_equal(model.graph.initializers["w1"].const_value.numpy(), values(1))
+    np.testing.assert_allclose(run(tmp_path / "m.onnx"), expected(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_does_not_replace_its_own_weights_by_another_way(tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (tmp_path / "way").symlink_to("folder", target_is_directory=True)
+    model = load(write_external(folder))
+    before = contents(folder)
+    with pytest.raises(OutputError, match="in this very file"):
+        save(model, tmp_path / "way" / "m.bin")
+    assert contents(folder) == before
+    # A link to the data is replaced, and they are left alone.
+    (tmp_path / "link").symlink_to("folder/m.bin")
+    save(model, tmp_path / "link")
+    assert contents(folder) == before
+    np.testing.assert_allclose(run(tmp_path / "link"), expected(), rtol=1e-5, atol=1e-5)
+
+
+def test_weights_inside_the_model_file(tmp_path):
+    """A location may be the model file itself; replacing that would pull the weights away."""
+    path = self_contained_reference(tmp_path)
+    model = load(path)
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match="in this very file"):
+        save(model, path)
+    assert contents(tmp_path) == before
+    save(model, tmp_path / "n.onnx")
+    np.testing.assert_allclose(run(tmp_path / "n.onnx"), expected(1), rtol=1e-5, atol=1e-5)
+
+
+def test_a_data_file_that_is_the_model_file_under_another_name(tmp_path):
+    target = write_external(tmp_path)
+    os.link(target, tmp_path / "twin")
+    before = contents(tmp_path)
+    with pytest.raises(OutputError, match="the model file itself, under another name"):
+        save(build(), target, external_data="twin")
+    assert contents(tmp_path) == before
+
+
 def test_own_data_are_replaced(tmp_path):
     target = write_external(tmp_path, count=5)
     save(build(), target, external_data="m.bin")

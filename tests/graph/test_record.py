@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import onnx_ir as ir
 import pytest
 
 from onnx_structdrop.errors import ModelError, UnsupportedModelError
+from onnx_structdrop.functions import function_proto
 from onnx_structdrop.graph.record import Record, check_not_inlined, mark_inlined
-from onnx_structdrop.schema import METADATA_KEY
+from onnx_structdrop.schema import DOMAIN, METADATA_KEY
 
 
 def model(**metadata):
@@ -22,8 +24,17 @@ def test_no_record():
     assert Record.of(model(other="kept")) is None
 
 
+FUNCTION = base64.b64encode(function_proto("DropBlock", 18, "float32").SerializeToString()).decode()
+
+
 @pytest.mark.parametrize(
-    "record", [Record(7, []), Record(10, ["ratio"]), Record(8, ["a", 'with "quotes"', "ü"])]
+    "record",
+    [
+        Record(7, []),
+        Record(10, ["ratio"]),
+        Record(8, ["a", 'with "quotes"', "ü"]),
+        Record(8, [], ["", "function:local::f"], [FUNCTION]),
+    ],
 )
 def test_round_trip(record):
     carrier = model(other="kept")
@@ -32,6 +43,22 @@ def test_round_trip(record):
     Record.detach(carrier)
     assert dict(carrier.metadata_props) == {"other": "kept"}
     Record.detach(carrier)
+
+
+def test_kept_functions():
+    (identifier, function), *more = Record(8, [], [], [FUNCTION]).kept_functions().items()
+    assert not more
+    assert identifier == function.identifier() == (DOMAIN, "DropBlock", "")
+
+
+def test_what_is_there_before():
+    empty = model()
+    assert Record.before(empty) == Record(9, [])
+    empty.opset_imports[DOMAIN] = 1
+    function = ir.from_proto(function_proto("DropBlock", 18, "float32"))
+    empty.functions[function.identifier()] = function
+    record = Record.before(empty)
+    assert (record.imports, len(record.functions)) == ([""], 1)
 
 
 def test_the_entry_is_plain_json():
@@ -55,6 +82,12 @@ def test_the_entry_is_plain_json():
         '{"ir_version": "x", "ratio_inputs": []}',
         '{"ir_version": null, "ratio_inputs": []}',
         '{"ir_version": 8, "ratio_inputs": 3}',
+        '{"ir_version": 8, "ratio_inputs": [], "imports": 3}',
+        '{"ir_version": 8, "ratio_inputs": [], "functions": 3}',
+        '{"ir_version": 8, "ratio_inputs": [], "functions": ["?"]}',
+        '{"ir_version": 8, "ratio_inputs": [], "functions": ["AAAA"]}',
+        '{"ir_version": 8, "ratio_inputs": [], "functions": ["/////w=="]}',
+        '{"ir_version": 8, "ratio_inputs": [], "functions": [""]}',
     ],
 )
 def test_damaged(text):

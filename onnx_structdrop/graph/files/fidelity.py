@@ -6,7 +6,7 @@ What a graph needs for the way back travels in its ``meta``, which copies of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -17,9 +17,10 @@ from onnx_structdrop.graph.files.tensors import ProtoTensor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["adopt", "restore"]
+__all__ = ["adopt", "follow", "kept_names", "leftovers", "restore"]
 
 _KEPT = "onnx_structdrop.kept"
+_REPEATED = "onnx_structdrop.repeated"
 _FUNCTION_VALUE_INFO_IR = 10
 
 
@@ -42,6 +43,7 @@ def adopt(proto: onnx.ModelProto, model: ir.Model, base_dir: str | None) -> None
     Tensors in the proto are guarded against renaming, external ones get their folder.
     """
     qualified = _qualifiers(proto)
+    _adopt_metadata(proto, model)
     for graph_proto, graph in _graph_pairs(proto.graph, model.graph):
         _adopt_graph(graph_proto, graph, base_dir, qualified)
     for function_proto, function in zip(proto.functions, model.functions.values(), strict=True):
@@ -50,10 +52,59 @@ def adopt(proto: onnx.ModelProto, model: ir.Model, base_dir: str | None) -> None
 
 def restore(proto: onnx.ModelProto, model: ir.Model) -> None:
     """Complete `proto`, just made from `model` by onnx-ir, with what it left out."""
+    _restore_metadata(proto, model)
     for graph_proto, graph in _graph_pairs(proto.graph, model.graph):
         _restore_graph(graph_proto, graph)
     for function_proto, function in zip(proto.functions, model.functions.values(), strict=True):
         _restore_function(function_proto, function)
+
+
+def kept_names(graph: ir.Graph) -> set[str]:
+    """Return the names that `graph` describes, which no new value of another meaning may take."""
+    kept: _Kept | None = graph.meta.get(_KEPT)
+    if kept is None:
+        return set()
+    return {*kept.described, *kept.annotated}
+
+
+def leftovers(owner: Any) -> dict[tuple[str, str], bytes]:
+    """Return what onnx-ir has no place for, of a model, graph, function or node, to compare it.
+
+    Keys are the field and the name in it, values the serialised entries.
+    """
+    found = {("metadata", key): b"" for key, _ in owner.meta.get(_REPEATED, ())}
+    for number, (key, value) in enumerate(owner.meta.get(_REPEATED, ())):
+        found["metadata", key] += f"{number}={value};".encode()
+    graph = owner.graph if isinstance(owner, ir.Function) else owner
+    kept: _Kept | None = graph.meta.get(_KEPT)
+    if kept is not None and isinstance(graph, ir.Graph):
+        interface = {value.name for value in (*graph.inputs, *graph.outputs)}
+        hidden = {value.name for value in _values(graph)} - interface
+        inputs = {value.name for value in graph.inputs}
+        entries = [("value_info", info.name, info) for info in kept.value_info]
+        entries += [("output", name, kept.outputs[name]) for name in kept.outputs.keys() & inputs]
+        entries += [("quantization", entry.tensor_name, entry) for entry in kept.quantization]
+        for field, name, entry in entries:
+            if name not in hidden:
+                found[field, name] = entry.SerializeToString(deterministic=True)
+    return found
+
+
+def follow(graph: ir.Graph, old: str | None, new: str | None) -> None:
+    """Let the description of a value that was renamed from `old` to `new` keep its place."""
+    kept: _Kept | None = graph.meta.get(_KEPT)
+    if kept is None or not old or not new:
+        return
+    # Copies of the model share what was kept.
+    graph.meta[_KEPT] = replace(
+        kept,
+        described=_renamed(kept.described, old, new),
+        annotated=_renamed(kept.annotated, old, new),
+    )
+
+
+def _renamed(places: Mapping[str, int], old: str, new: str) -> Mapping[str, int]:
+    return {**places, new: places[old]} if old in places else places
 
 
 # The two models of a pair have the same nodes in the same order, just converted.
@@ -85,6 +136,7 @@ def _adopt_graph(
     for tensor_proto in proto.initializer:
         value = graph.initializers[tensor_proto.name]
         value.const_value = _adopt_tensor(tensor_proto, value.const_value, base_dir)
+    _adopt_metadata(proto, graph)
     _adopt_nodes(proto.node, graph, base_dir)
 
     inputs = {info.name: info for info in proto.input}
@@ -116,6 +168,7 @@ def _adopt_graph(
 
 
 def _adopt_function(proto: onnx.FunctionProto, function: ir.Function, base_dir: str | None) -> None:
+    _adopt_metadata(proto, function.graph)
     _adopt_nodes(proto.node, function, base_dir)
     _adopt_attributes(proto.attribute_proto, function.attributes, base_dir)
     for graph_proto, graph in _subgraph_pairs(proto.node, function):
@@ -143,7 +196,15 @@ def _adopt_nodes(
     protos: Iterable[onnx.NodeProto], nodes: Iterable[ir.Node], base_dir: str | None
 ) -> None:
     for node_proto, node in zip(protos, nodes, strict=True):
+        _adopt_metadata(node_proto, node)
         _adopt_attributes(node_proto.attribute, node.attributes, base_dir)
+
+
+def _adopt_metadata(proto: Any, owner: Any) -> None:
+    """Keep metadata in which a key occurs twice: a mapping would keep the last of them."""
+    entries = [(entry.key, entry.value) for entry in proto.metadata_props]
+    if len(dict(entries)) < len(entries):
+        owner.meta[_REPEATED] = tuple(entries)
 
 
 def _adopt_attributes(
@@ -174,6 +235,7 @@ def _adopt_tensor(
 
 
 def _restore_graph(proto: onnx.GraphProto, graph: ir.Graph) -> None:
+    _restore_metadata(proto, graph)
     _restore_nodes(proto.node, graph)
     for tensor in proto.initializer:
         _write_metadata_once(tensor)
@@ -203,6 +265,7 @@ def _restore_graph(proto: onnx.GraphProto, graph: ir.Graph) -> None:
 
 
 def _restore_function(proto: onnx.FunctionProto, function: ir.Function) -> None:
+    _restore_metadata(proto, function.graph)
     _restore_nodes(proto.node, function)
     for graph_proto, graph in _subgraph_pairs(proto.node, function):
         _restore_graph(graph_proto, graph)
@@ -215,12 +278,26 @@ def _restore_function(proto: onnx.FunctionProto, function: ir.Function) -> None:
 
 def _restore_nodes(protos: Iterable[onnx.NodeProto], nodes: Iterable[ir.Node]) -> None:
     for proto, node in zip(protos, nodes, strict=True):
+        _restore_metadata(proto, node)
         proto.output.extend([""] * (len(node.outputs) - len(proto.output)))
         for attribute in proto.attribute:
             if attribute.type == onnx.AttributeProto.TENSOR:
                 _write_metadata_once(attribute.t)
             for tensor in attribute.tensors:
                 _write_metadata_once(tensor)
+
+
+def _restore_metadata(proto: Any, owner: Any) -> None:
+    kept: tuple[tuple[str, str], ...] = owner.meta.get(_REPEATED, ())
+    if not kept:
+        return
+    now, last = {entry.key: entry.value for entry in proto.metadata_props}, dict(kept)
+    # What was changed since, by its key, is as it is now.
+    entries = [(key, value) for key, value in kept if now.get(key) == last[key]]
+    entries += [(key, value) for key, value in now.items() if last.get(key) != value]
+    del proto.metadata_props[:]
+    for key, value in entries:
+        proto.metadata_props.add(key=key, value=value)
 
 
 def _write_metadata_once(tensor: onnx.TensorProto) -> None:
