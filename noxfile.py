@@ -14,7 +14,10 @@ nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "tests", "tools", "torch", "keras_cv", "demo"]
+nox.options.sessions = ["lint", "ops", "tests", "runtimes", "tools", "torch", "keras_cv", "demo"]
+
+# Without the library, tests of the kernels fail instead of being skipped.
+NATIVE = {"STRUCTDROP_REQUIRE_NATIVE": "1"}
 
 # The release that comes as a small CPU build; torchvision and timm would ask for another.
 TORCH = "torch==2.13.0"
@@ -33,7 +36,7 @@ def lint(session):
 def tests(session):
     """Run the tests that need nothing but the package itself."""
     session.install(".[test]")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *session.posargs, env=NATIVE)
 
 
 @nox.session
@@ -70,13 +73,34 @@ def keras_cv(session):
 
 @nox.session
 def ops(session):
-    """Build and test the native kernels by themselves; no wheel holds them yet."""
+    """Test the native kernels by themselves, under AddressSanitizer and UBSan."""
     folder = pathlib.Path(session.create_tmp()).resolve()
     session.install("cmake>=3.25", "ninja")
-    options = ("-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release", "-DSTRUCTDROP_TESTS=ON")
-    session.run("cmake", "-S", "ops", "-B", str(folder), *options)
-    session.run("cmake", "--build", str(folder))
-    session.run("ctest", "--test-dir", str(folder), "--output-on-failure")
+    options = ("STRUCTDROP_TESTS", "STRUCTDROP_FUZZ", "STRUCTDROP_SANITIZE")
+    defined = [f"-D{option}=ON" for option in options]
+    session.run(
+        "cmake", "-S", "ops", "-B", str(folder), "-G", "Ninja",
+        "-DCMAKE_BUILD_TYPE=RelWithDebInfo", *defined,
+    )  # fmt: skip
+    session.run("cmake", "--build", str(folder), silent=True)
+    session.run("ctest", "--test-dir", str(folder), "--output-on-failure", "-j2")
+    session.run(str(folder / "tests" / "fuzz_kernels"), "20", "1", external=True)
+
+
+@nox.session
+@nox.parametrize("runtime", ["1.17.3", "1.19.2"])
+def runtimes(session, runtime):
+    """Run the kernels in the oldest onnxruntime that loads them, and in the oldest supported one.
+
+    The newest is what the session ``tests`` runs them in.
+    """
+    session.install(f"onnxruntime=={runtime}", "numpy<2", "onnx", "ml_dtypes")
+    if runtime == "1.17.3":  # older than the package asks for: the library alone
+        session.install("--no-deps", ".")
+    else:
+        session.install(".[test]", f"onnxruntime=={runtime}", "numpy<2")
+        session.run("pytest", "tests/native", "tests/test_native.py", env=NATIVE)
+    session.run("python", "tests/native/digests.py")
 
 
 @nox.session

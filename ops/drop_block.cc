@@ -248,10 +248,12 @@ void drop_block(const Environment& environment, const MaskLayout& layout,
   const Geometry geometry(layout, attributes);
   const Groups groups(geometry.unit_size, geometry.units);
   const std::size_t bitmap_words = padded_words_for(size);
-  // Scratch: the bitmap, a count per group or sample, a scale per sample of data.
+  // Scratch: the bitmap, a count per group or sample, a scale per sample of data or mask. Either
+  // may have more: a mask shared along the batch has one, where the data may have none.
   const std::size_t counts = std::max(groups.count(), samples);
   const auto data_samples = per_sample ? static_cast<std::size_t>(layout.data[0]) : std::size_t{1};
-  Scratch::Lease lease(environment.scratch, bitmap_words + counts + data_samples);
+  const std::size_t scales = std::max(samples, data_samples);
+  Scratch::Lease lease(environment.scratch, bitmap_words + counts + scales);
   std::uint64_t* dropped = lease.words();
   std::uint64_t* count = dropped + bitmap_words;
   float* scale = reinterpret_cast<float*>(count + counts);

@@ -28,22 +28,29 @@ std::string node_title(const abi::Api* api, const abi::KernelInfo* info, const c
 }
 
 bool Attributes::exists(const char* name) const {
-  // The runtime has no such question: ask for every type that an attribute may have.
+  // The runtime has no such question. It does answer this one for an attribute of any type.
+  std::size_t size = 0;
+  return succeeded(api_, abi::KernelInfoGetAttributeArray_int64(api_, info_, name, nullptr, &size));
+}
+
+bool Attributes::is_no_list_of_integers(const char* name) const {
   std::int64_t integer;
   float number;
   std::size_t size = 0;
   return succeeded(api_, abi::KernelInfoGetAttribute_int64(api_, info_, name, &integer)) ||
          succeeded(api_, abi::KernelInfoGetAttribute_float(api_, info_, name, &number)) ||
          succeeded(api_, abi::KernelInfoGetAttribute_string(api_, info_, name, nullptr, &size)) ||
-         succeeded(api_,
-                   abi::KernelInfoGetAttributeArray_int64(api_, info_, name, nullptr, &size)) ||
-         succeeded(api_, abi::KernelInfoGetAttributeArray_float(api_, info_, name, nullptr, &size));
+         (succeeded(api_,
+                    abi::KernelInfoGetAttributeArray_float(api_, info_, name, nullptr, &size)) &&
+          size > 0);
+}
+
+void Attributes::wrong_type(const char* name, const char* type) {
+  throw Error(std::string("attribute ") + name + " has the wrong type; allowed is " + type);
 }
 
 void Attributes::check_absent(const char* name, bool has_fallback, const char* type) const {
-  if (exists(name)) {
-    throw Error(std::string("attribute ") + name + " has the wrong type; allowed is " + type);
-  }
+  if (exists(name)) wrong_type(name, type);
   if (!has_fallback) {
     throw Error(std::string("attribute ") + name + " is missing; it is required, as " + type);
   }
@@ -70,6 +77,8 @@ std::vector<std::int64_t> Attributes::integers(
     const char* name, const std::optional<std::vector<std::int64_t>>& fallback) const {
   std::size_t size = 0;
   if (succeeded(api_, abi::KernelInfoGetAttributeArray_int64(api_, info_, name, nullptr, &size))) {
+    // What has another type is an empty list to the runtime.
+    if (size == 0 && is_no_list_of_integers(name)) wrong_type(name, "a list of integers");
     std::vector<std::int64_t> values(size);
     if (size > 0) {
       check(api_, abi::KernelInfoGetAttributeArray_int64(api_, info_, name, values.data(), &size));

@@ -53,6 +53,8 @@ class Attributes {
 
  private:
   bool exists(const char* name) const;
+  bool is_no_list_of_integers(const char* name) const;
+  [[noreturn]] static void wrong_type(const char* name, const char* type);
   void check_absent(const char* name, bool has_fallback, const char* type) const;
 
   const abi::Api* api_;

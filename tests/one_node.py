@@ -25,6 +25,8 @@ MODELS = pathlib.Path(__file__).parents[1] / "models"
 LEVELS = tuple(
     getattr(onnxruntime.GraphOptimizationLevel, f"ORT_{name}")
     for name in ("DISABLE_ALL", "ENABLE_BASIC", "ENABLE_EXTENDED", "ENABLE_LAYOUT", "ENABLE_ALL")
+    # Layout optimisation became a level of its own in onnxruntime 1.23.
+    if hasattr(onnxruntime.GraphOptimizationLevel, f"ORT_{name}")
 )
 DISABLE_ALL, BASIC = LEVELS[:2]
 ALL = LEVELS[-1]

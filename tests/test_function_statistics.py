@@ -182,15 +182,22 @@ def pooled(observed, expected, least=10.0):
 
 
 def independence_p(first, second):
-    """Return the p-value of the chi-square test of two rows of classes for independence."""
-    table = np.zeros((first.max() + 1, second.max() + 1))
-    np.add.at(table, (first, second), 1)
-    table = _merged(_merged(table).T).T
+    """Return the p-value of the chi-square test of two rows of classes for independence.
+
+    Rare classes are counted to the next common one below, so that the least expectation of a pair
+    of classes is 20: with less, chi-square promises too much.
+    """
+    rows = []
+    for row in (first, second):
+        common = np.flatnonzero(np.bincount(row) >= math.sqrt(20 * row.size))
+        rows.append(np.maximum(np.searchsorted(common, row, side="right") - 1, 0))
+    table = np.zeros([row.max() + 1 for row in rows])
+    np.add.at(table, tuple(rows), 1)
     return stats.chi2_contingency(table, correction=False).pvalue
 
 
-def _merged(table, least=300):
-    """Merge rare rows, so that products of margins are not small."""
+def _merged(table, least):
+    """Merge rare rows, so that expectations are not small."""
     rare = table.sum(1) < least
     rows = [*table[~rare], table[rare].sum(0)] if rare.any() else [*table]
     return np.stack([row for row in rows if row.sum()])

@@ -88,6 +88,19 @@ TEST(empty_tensors) {
   }
 }
 
+TEST(one_mask_for_a_batch_of_none) {
+  // The mask has a sample, and a scale, though the data has none.
+  std::mt19937_64 random(11);
+  for (int round = 0; round < 50; ++round) {
+    Node node = random_node(random, Dims{0, 3, 7, 8});
+    node.attributes.shared_axes = {0};
+    node.attributes.normalize = 2;
+    node.ratio = 0.3f;
+    node.layout = drop_block_layout(Dims{0, 3, 7, 8}, node.attributes);
+    check(random, node);
+  }
+}
+
 TEST(everything_dropped_is_zero_not_nan) {
   std::mt19937_64 random(9);
   Node node = random_node(random, Dims{2, 2, 1, 1});
