@@ -7,14 +7,13 @@ and kinds are spelled out here, and a test compares them with where they come fr
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
+from onnx_structdrop.commands import values
 from onnx_structdrop.commands.usage import UsageError
+from onnx_structdrop.commands.values import KINDS, PLACEMENTS
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-__all__ = ["KINDS", "SPEC_NAMES", "build_parser"]
+__all__ = ["KINDS", "PLACEMENTS", "SPEC_NAMES", "build_parser"]
 
 SPEC_NAMES = (
     "SpatialDropout1D",
@@ -28,10 +27,6 @@ SPEC_NAMES = (
 )
 """Names of the specifications."""
 
-KINDS = ("activation", "linear", "shortcut", "join", "concat")
-"""Kinds of sites."""
-
-_AXES = {"batch": 0, "channel": 1}
 _EPILOG = """\
 exit codes: 0 done, 1 an error, 2 wrong usage, 3 a check failed and nothing was written.
 Results go to stdout, messages to stderr."""
@@ -77,9 +72,12 @@ def build_parser() -> argparse.ArgumentParser:
     _insert(command("insert", "insert", "Insert structured dropout behind the chosen sites."))
     _mode(command("mode", "rewrite", "Switch the structured dropout of a model on or off."))
     _fold(command("fold", "rewrite", "Take structured dropout out again, without a trace."))
+    _clean(command("clean", "clean", "Bring any dropout of a model into its inference form."))
     _inline(command("inline", "rewrite", "Write structured dropout as plain ONNX operators."))
     _inspect(command("inspect", "inspect", "List the nodes of models that draw random numbers."))
+    _verify(command("verify", "verify", "Check by running them that two models compute the same."))
     _plot(command("plot", "plot", "Draw the sites of a model, or masks over feature maps."), common)
+    _bench(command("bench", "bench", "Time the operators against what else there is."))
     _json(command("info", "info", "Show versions, providers and what is supported."))
     _demo(command("demo", "demo", "Run everything once on a ResNet that comes with the package."))
     return parser
@@ -126,6 +124,41 @@ def _mode(parser: argparse.ArgumentParser) -> None:
 def _fold(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     _output(parser)
+    _no_verify(parser)
+    _json(parser)
+
+
+def _clean(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _output(parser)
+    parser.add_argument(
+        "--allow-random",
+        action="store_true",
+        help="write the model even if something stays random (otherwise exit code 3)",
+    )
+    _no_verify(parser)
+    _json(parser)
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("original", metavar="ORIGINAL", help="ONNX file")
+    parser.add_argument("rewritten", metavar="REWRITTEN", help="ONNX file made from it")
+    parser.add_argument(
+        "--inference",
+        action="store_true",
+        help="compare with the inference form of ORIGINAL: dropout off, nothing dropped",
+    )
+    parser.add_argument(
+        "--samples", type=int, default=2, help="sets of inputs to make up (default: 2)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the inputs (default: 0)")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        metavar="X",
+        help="largest difference over the largest value; 0 is bit for bit (default: 1e-4 for "
+        "float32, 1e-9 for float64, 1e-2 for float16, 8e-2 for bfloat16)",
+    )
     _json(parser)
 
 
@@ -174,7 +207,10 @@ def _plot(parser: argparse.ArgumentParser, common: _Parser) -> None:
     masks.add_argument("--node", metavar="NAME", help="node to draw (default: the first one)")
     masks.add_argument("--input", metavar="FILE", help=".npy or .npz to run on (default: made up)")
     masks.add_argument(
-        "--shape", type=_integers, metavar="N,C,...", help="shape of the made-up input or maps"
+        "--shape",
+        type=values.integers,
+        metavar="N,C,...",
+        help="shape of the made-up input or maps",
     )
     masks.add_argument("--maps", type=int, default=8, help="most maps to draw (default: 8)")
     masks.add_argument("--sample", type=int, help="sample of the batch to draw")
@@ -190,6 +226,40 @@ def _demo(parser: argparse.ArgumentParser) -> None:
         default="structdrop-demo",
         help="folder for models and pictures (default: structdrop-demo)",
     )
+
+
+def _bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sweep",
+        choices=("size", "rate", "block", "threads", "dtype"),
+        help="vary one thing (default: time everything once, at rate 0.1 and block size 7)",
+    )
+    parser.add_argument(
+        "--shape",
+        action="append",
+        type=values.integers,
+        default=[],
+        metavar="N,C,...",
+        help="shape of the data, may be given several times (default: 32,64,56,56)",
+    )
+    parser.add_argument("--rounds", type=int, default=40, help="rounds (default: 40)")
+    parser.add_argument(
+        "--threads", type=int, help="threads (default: 2; with --sweep threads, all processors)"
+    )
+    parser.add_argument(
+        "--without-library",
+        dest="library",
+        action="store_false",
+        help="time the function forms alone, which need no native library",
+    )
+    parser.add_argument(
+        "--without-frameworks",
+        dest="frameworks",
+        action="store_false",
+        help="leave out torch, torchvision and timm where they are installed",
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw what was measured: .png, .svg or .pdf")
+    _json(parser)
 
 
 def _model(parser: argparse.ArgumentParser) -> None:
@@ -209,6 +279,14 @@ def _picture(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _no_verify(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="do not run the result against the original before writing it",
+    )
+
+
 def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -220,10 +298,18 @@ def _filters(parser: argparse.ArgumentParser, verb: str) -> None:
         "takes all that it names.",
     )
     group.add_argument(
-        "--stage", action="extend", type=_integers, default=[], help="stage, counted from 1"
+        "--placement",
+        type=values.placement,
+        metavar="NAME",
+        help="sites that a training recipe takes: paper (what fits the family: one of the next "
+        "three), dropblock (convolutions and shortcuts of the last two stages), droppath (the end "
+        "of each residual branch), dense (layers before they are concatenated), default, all",
     )
     group.add_argument(
-        "--kind", action="extend", type=_kinds, default=[], help=f"one of {', '.join(KINDS)}"
+        "--stage", action="extend", type=values.integers, default=[], help="stage, counted from 1"
+    )
+    group.add_argument(
+        "--kind", action="extend", type=values.kinds, default=[], help=f"one of {', '.join(KINDS)}"
     )
     group.add_argument(
         "--name",
@@ -239,11 +325,14 @@ def _spec(parser: argparse.ArgumentParser, title: str) -> None:
     group.add_argument("--spec", choices=SPEC_NAMES, metavar="SPEC", help=", ".join(SPEC_NAMES))
     group.add_argument("--rate", type=float, help="fraction to drop, from 0 to 1")
     group.add_argument(
-        "--block-size", type=_block, metavar="B", help="DropBlock: 7, or 7,5 per axis (default: 7)"
+        "--block-size",
+        type=values.block_size,
+        metavar="B",
+        help="DropBlock: 7, or 7,5 per axis (default: 7)",
     )
     group.add_argument(
         "--shared-axes",
-        type=_axes,
+        type=values.axes,
         metavar="AXES",
         help="DropBlock: one mask along batch, channel or batch,channel",
     )
@@ -259,7 +348,7 @@ def _spec(parser: argparse.ArgumentParser, title: str) -> None:
     )
     group.add_argument(
         "--noise-shape",
-        type=_noise_shape,
+        type=values.noise_shape,
         metavar="SHAPE",
         help='Dropout: one entry per axis, 1 shared, "-" the own size, such as -,1,1,-',
     )
@@ -270,34 +359,3 @@ def _spec(parser: argparse.ArgumentParser, title: str) -> None:
         default=None,
         help="DropPath: do not rescale what is kept",
     )
-
-
-def _list_of(convert: Callable[[str], int | None], what: str) -> Callable[[str], list[int | None]]:
-    def parse(text: str) -> list[int | None]:
-        try:
-            return [convert(entry.strip()) for entry in text.split(",")]
-        except (ValueError, KeyError):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
-
-    return parse
-
-
-def _block(text: str) -> int | list[int | None] | None:
-    sizes = _list_of(int, "a block size: an integer, or several with commas between")(text)
-    return sizes[0] if len(sizes) == 1 else sizes
-
-
-def _kinds(text: str) -> Sequence[str]:
-    kinds = [entry.strip() for entry in text.split(",")]
-    for kind in kinds:
-        if kind not in KINDS:
-            raise argparse.ArgumentTypeError(f"{kind!r} is none of {', '.join(KINDS)}")
-    return kinds
-
-
-_integers = _list_of(int, "an integer, or several with commas between")
-_axes = _list_of(lambda entry: _AXES[entry] if entry in _AXES else int(entry), "a list of axes")
-_noise_shape = _list_of(
-    lambda entry: None if entry.lower() in ("-", "none") else int(entry),
-    'a noise shape, such as "-,1,1,-"',
-)

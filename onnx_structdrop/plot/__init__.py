@@ -16,6 +16,7 @@ from onnx_structdrop.plot.capture import (
 from onnx_structdrop.plot.diagram import plot_sites
 from onnx_structdrop.plot.files import FIGURE_FORMATS, check_figure_path, save_figure
 from onnx_structdrop.plot.masks import plot_masks
+from onnx_structdrop.plot.timings import plot_ratios, plot_sweep
 
 __all__ = [
     "FIGURE_FORMATS",
@@ -24,7 +25,9 @@ __all__ = [
     "check_figure_path",
     "expected_rate",
     "plot_masks",
+    "plot_ratios",
     "plot_sites",
+    "plot_sweep",
     "sample_inputs",
     "sample_maps",
     "save_figure",

@@ -1,0 +1,78 @@
+"""Values of options: what the text after a flag stands for.
+
+Like the parser, this module imports nothing heavy: kinds and placements are spelled out here, and
+tests compare them with where they come from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "KINDS",
+    "PLACEMENTS",
+    "axes",
+    "block_size",
+    "integers",
+    "kinds",
+    "noise_shape",
+    "placement",
+]
+
+KINDS = ("activation", "linear", "shortcut", "join", "concat")
+"""Kinds of sites."""
+
+PLACEMENTS = ("paper", "dropblock", "droppath", "dense", "default", "all")
+"""Names of the placements."""
+
+_AXES = {"batch": 0, "channel": 1}
+
+
+def _list_of(convert: Callable[[str], int | None], what: str) -> Callable[[str], list[int | None]]:
+    def parse(text: str) -> list[int | None]:
+        try:
+            return [convert(entry.strip()) for entry in text.split(",")]
+        except (ValueError, KeyError):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+
+    return parse
+
+
+def block_size(text: str) -> int | list[int | None] | None:
+    """Return one block size, or one per axis."""
+    sizes = _list_of(int, "a block size: an integer, or several with commas between")(text)
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
+def kinds(text: str) -> Sequence[str]:
+    """Return kinds of sites."""
+    found = [entry.strip() for entry in text.split(",")]
+    for kind in found:
+        _one_of(KINDS, kind)
+    return found
+
+
+def placement(text: str) -> str:
+    """Return the name of a placement."""
+    return _one_of(PLACEMENTS, text)
+
+
+def _one_of(words: Sequence[str], text: str) -> str:
+    if text not in words:
+        close = difflib.get_close_matches(text, words, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}{hint}")
+    return text
+
+
+integers = _list_of(int, "an integer, or several with commas between")
+axes = _list_of(lambda entry: _AXES[entry] if entry in _AXES else int(entry), "a list of axes")
+noise_shape = _list_of(
+    lambda entry: None if entry.lower() in ("-", "none") else int(entry),
+    'a noise shape, such as "-,1,1,-"',
+)
