@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -281,6 +282,56 @@ def test_bad_seed(cls, seed, error):
 def test_bad_block_size(cls, block_size, error):
     with pytest.raises(error, match=f"{cls.__name__}: block_size"):
         cls(0.1, block_size)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**400), Fraction(10**400), 10**5000],
+    ids=["int", "negative", "fraction", "long"],
+)
+@pytest.mark.parametrize("cls", [Dropout, DropPath, SpatialDropout2D, DropBlock2D])
+def test_rates_beyond_every_float(cls, value):
+    with pytest.raises(ArgumentError, match=f"{cls.__name__}: rate is .*beyond") as caught:
+        cls(value)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "block", [2**63, 10**400, 10**5000, (3, 2**63)], ids=["int64", "large", "long", "entry"]
+)
+def test_block_sizes_that_no_attribute_holds(block):
+    with pytest.raises(ArgumentError, match=r"block_size is .* from 1 to 2\*\*63 - 1") as caught:
+        DropBlock2D(0.1, block)
+    assert len(str(caught.value)) < 200
+
+
+def test_largest_block_size_covers_the_map():
+    largest = DropBlock2D(0.1, 2**63 - 1)
+    assert largest.node_attributes(4)["block_size"] == (2**63 - 1,) * 2
+    assert largest.realised_rate((1, 1, 5, 6)) == DropBlock2D(0.1, (5, 6)).realised_rate(
+        (1, 1, 5, 6)
+    )
+
+
+def test_messages_stay_short_whatever_is_passed():
+    nested: list = []
+    for _ in range(100_000):
+        nested = [nested]
+    for build in (
+        lambda: DropBlock2D(0.1, seed=10**5000),
+        lambda: DropBlock2D(0.1, nested),
+        lambda: DropBlock2D(0.1, "7" * 100_000),
+        lambda: DropBlock2D(0.1, seed_region="v" * 100_000),
+        lambda: DropBlock2D(0.1, shared_axes=(10**5000,)),
+        lambda: Dropout(0.1, noise_shape=(10**5000,)),
+        lambda: DropPath(nested),
+        lambda: DropPath.from_config({"rate": 0.1, "k" * 100_000: 1}),
+        lambda: spec_from_config({"class_name": "k" * 100_000, "config": {}}),
+        lambda: SpatialDropout2D(0.1).node_attributes(10**5000),
+    ):
+        with pytest.raises((ArgumentError, ArgumentTypeError)) as caught:
+            build()
+        assert len(str(caught.value)) < 400
 
 
 def test_bad_block_size_entries():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from onnx_structdrop.commands.changes import print_changes
 from onnx_structdrop.commands.facts import Facts
 from onnx_structdrop.commands.files import check_output, model_size, output_path, write
-from onnx_structdrop.commands.selection import select
+from onnx_structdrop.commands.selection import has_filters, select
 from onnx_structdrop.commands.specification import specification
 from onnx_structdrop.console import message, percent, print_json, print_table, shape_text
 from onnx_structdrop.errors import CheckFailedError
@@ -16,8 +16,10 @@ from onnx_structdrop.graph.fold import fold
 from onnx_structdrop.graph.insert import insert
 from onnx_structdrop.graph.inspect import StochasticNode, inspect
 from onnx_structdrop.graph.io import load
+from onnx_structdrop.graph.selection import quantisation_hint
 from onnx_structdrop.graph.sites import Site, find_sites
 from onnx_structdrop.plot.capture import expected_rate
+from onnx_structdrop.specs import DropPath
 
 if TYPE_CHECKING:
     import argparse
@@ -58,7 +60,12 @@ def run(options: argparse.Namespace) -> int:
     model = load(options.model)
     if target is not None:
         check_output(target, model)
-    sites = select(find_sites(model), options, default_kinds=True)
+    sites = select(find_sites(model), options, default_kinds=True, hint=quantisation_hint(model))
+    if isinstance(spec, DropPath) and not has_filters(options):
+        message(
+            "hint: DropPath was put behind whole blocks; --placement droppath puts it on the "
+            "residual branches, as in stochastic depth"
+        )
     result = insert(
         model,
         spec,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from onnx_structdrop.errors import SiteError
+from onnx_structdrop.graph.placement import placement
 from onnx_structdrop.graph.selection import DEFAULT_KINDS
 
 if TYPE_CHECKING:
@@ -19,11 +21,11 @@ __all__ = ["has_filters", "select"]
 
 def has_filters(options: argparse.Namespace) -> bool:
     """Tell whether the command line restricts the sites."""
-    return bool(options.stage or options.kind or options.name)
+    return bool(options.placement or options.stage or options.kind or options.name)
 
 
 def select(
-    sites: Sequence[Site], options: argparse.Namespace, *, default_kinds: bool
+    sites: Sequence[Site], options: argparse.Namespace, *, default_kinds: bool, hint: str = ""
 ) -> list[Site]:
     """Return the sites that pass all filters.
 
@@ -32,9 +34,12 @@ def select(
     sites
         Every site of the model.
     options
-        With ``stage``, ``kind`` and ``name``.
+        With ``placement``, ``stage``, ``kind`` and ``name``.
     default_kinds
-        Whether to keep to activation and join where neither a kind nor a name is given.
+        Whether to keep to activation and join where neither a placement nor a kind nor a name is
+        given.
+    hint
+        Put behind the error where no site is left; what is special about the model.
 
     Raises
     ------
@@ -42,12 +47,12 @@ def select(
         A stage, kind or name matches nothing, or no site is left.
     """
     if not sites:
-        raise SiteError("the model has no site for structured dropout")
+        raise SiteError(f"the model has no site for structured dropout{hint}")
     for pattern in options.name:
         if not any(_matches(site, pattern) for site in sites):
             raise SiteError(
                 f"no site is called {pattern!r}; the model has {len(sites)}, "
-                "structdrop sites lists them"
+                f"structdrop sites lists them{_close(sites, pattern)}"
             )
     for word, wanted, there in (
         ("stage", options.stage, {site.stage for site in sites}),
@@ -55,20 +60,26 @@ def select(
     ):
         absent = [value for value in wanted if value not in there]
         if absent:
-            raise SiteError(f"no site selected: none is of {word} {absent[0]}; {_offer(sites)}")
+            raise SiteError(
+                f"no site selected: none is of {word} {absent[0]}; {_offer(sites)}{hint}"
+            )
     kinds = options.kind
-    if not kinds and not options.name and default_kinds:
+    if not kinds and not options.name and not options.placement and default_kinds:
         kinds = DEFAULT_KINDS
+    placed = placement(sites, options.placement) if options.placement else sites
     chosen = [
         site
-        for site in sites
+        for site in placed
         if (not options.stage or site.stage in options.stage)
         and (not kinds or site.kind in kinds)
         and (not options.name or any(_matches(site, pattern) for pattern in options.name))
     ]
     if not chosen:
         asked = _asked(options.stage, kinds, options.name)
-        raise SiteError(f"no site selected: none of {len(sites)} is {asked}; {_offer(sites)}")
+        of = f" of placement {options.placement}" if options.placement else ""
+        raise SiteError(
+            f"no site selected: none of {len(placed)}{of} is {asked}; {_offer(placed)}{hint}"
+        )
     return chosen
 
 
@@ -76,6 +87,17 @@ def _matches(site: Site, pattern: str) -> bool:
     # A name may hold brackets itself, so the plain name counts first.
     names = (site.value, site.producer)
     return pattern in names or any(fnmatchcase(name, pattern) for name in names)
+
+
+def _close(sites: Sequence[Site], pattern: str) -> str:
+    """Return a hint at names like a pattern that matches none, empty where there is none."""
+    plain = pattern.translate(str.maketrans("", "", "*?[]"))
+    names = list(dict.fromkeys(name for site in sites for name in (site.value, site.producer)))
+    lower = {name.lower(): name for name in reversed(names) if name}
+    close = [name for name in lower if plain and plain.lower() in name][:3]
+    close += difflib.get_close_matches(plain.lower(), lower, n=3)
+    close = list(dict.fromkeys(close))[:3]
+    return f"; close are {', '.join(repr(lower[name]) for name in close)}" if close else ""
 
 
 def _asked(stages: Iterable[int], kinds: Iterable[str], names: Iterable[str]) -> str:

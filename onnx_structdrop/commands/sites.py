@@ -6,9 +6,10 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from onnx_structdrop.commands.selection import has_filters, select
-from onnx_structdrop.console import print_json, print_line, print_table, shape_text
+from onnx_structdrop.console import message, print_json, print_line, print_table, shape_text
 from onnx_structdrop.graph.io import load
 from onnx_structdrop.graph.scopes import default_opset
+from onnx_structdrop.graph.selection import DEFAULT_KINDS, quantisation_hint
 from onnx_structdrop.graph.sites import find_sites
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
     model = load(options.model)
     sites = find_sites(model)
     if has_filters(options):
-        sites = select(sites, options, default_kinds=False)
+        sites = select(sites, options, default_kinds=False, hint=quantisation_hint(model))
     if options.json:
         print_json(
             {
@@ -36,6 +37,8 @@ def run(options: argparse.Namespace) -> int:
         )
         return 0
     print_sites(options.model, sites)
+    if not any(site.kind in DEFAULT_KINDS for site in sites) and quantisation_hint(model):
+        message(f"note{quantisation_hint(model)[1:]}")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -28,6 +29,9 @@ _OPTIONS = (
     "scale_by_keep",
 )
 """Options that belong to some specifications; named as their arguments."""
+
+_LARGEST = 1 << 20
+"""Bytes of the largest configuration file that is read."""
 
 
 def specification(options: argparse.Namespace) -> DropoutSpec:
@@ -69,10 +73,13 @@ def _from_file(path: str, options: argparse.Namespace) -> DropoutSpec:
     given += ["--rate"] if options.rate is not None else []
     if given:
         raise UsageError(f"--config holds the whole specification; leave out {', '.join(given)}")
+    text = _text(path)
     try:
-        entries = json.loads(Path(path).read_text(encoding="utf-8"))
+        entries = json.loads(text)
     except ValueError as error:
         raise ArgumentError(f"{path!r} is not a JSON file: {error}") from error
+    except RecursionError:
+        raise ArgumentError(f"{path!r}: the JSON is nested too deeply for a config") from None
     try:
         if isinstance(entries, dict) and "class_name" in entries:
             spec = spec_from_config(entries)
@@ -87,6 +94,21 @@ def _from_file(path: str, options: argparse.Namespace) -> DropoutSpec:
     if options.seed is not None:
         return _class(type(spec).__name__)(**{**spec.get_config(), "seed": options.seed})
     return spec
+
+
+def _text(path: str) -> str:
+    """Return what a file holds; reading a pipe or a device could take for ever."""
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise ArgumentError(f"{path!r} is not a regular file")
+    if status.st_size > _LARGEST:
+        raise ArgumentError(
+            f"{path!r} holds {status.st_size} bytes; a config has {_LARGEST} at most"
+        )
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"{path!r} is not a JSON file: {error}") from error
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:

@@ -6,18 +6,22 @@ import difflib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import onnx_ir as ir
+
 from onnx_structdrop.errors import ArgumentTypeError, SiteError
 from onnx_structdrop.graph.sites import Site, find_sites
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import onnx_ir as ir
-
-__all__ = ["DEFAULT_KINDS", "choose_sites"]
+__all__ = ["DEFAULT_KINDS", "choose_sites", "quantisation_hint"]
 
 DEFAULT_KINDS = ("activation", "join")
 """Kinds of site that insertion takes when none are named."""
+
+_QUANTISED = frozenset(
+    {"ConvInteger", "MatMulInteger", "QLinearAdd", "QLinearConv", "QLinearMatMul", "QuantizeLinear"}
+)
 
 
 def choose_sites(
@@ -38,7 +42,7 @@ def choose_sites(
         if not chosen:
             raise SiteError(
                 "the model has no site of kind activation or join; "
-                "find_sites lists what there is, name the sites to use"
+                f"find_sites lists what there is, name the sites to use{quantisation_hint(model)}"
             )
         return chosen
     if isinstance(sites, Site | str):
@@ -77,6 +81,23 @@ def choose_sites(
             f"no site selected; the model has {len(found)}, of kinds {kinds} in stages {stages}"
         )
     return chosen
+
+
+def quantisation_hint(model: ir.Model) -> str:
+    """Return what to say of a quantised model that lacks the sites asked for, else nothing.
+
+    Quantisers merge activations into the ranges of their integers, and convolutions of integers
+    have no place for dropout at all.
+    """
+    found = dict.fromkeys(
+        node.op_type
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        if node.domain in ("", "com.microsoft") and node.op_type in _QUANTISED
+    )
+    if not found:
+        return ""
+    names = ", ".join(list(found)[:3])
+    return f"; the model is quantised ({names}): insert before quantising"
 
 
 def _essence(site: Site) -> tuple[str, int, int | None]:

@@ -32,6 +32,7 @@ __all__ = [
     "rate",
     "seed",
     "shared_axes",
+    "shown",
 ]
 
 Shape: TypeAlias = tuple[int | str | None, ...]
@@ -39,23 +40,40 @@ Shape: TypeAlias = tuple[int | str | None, ...]
 
 DATA_FORMATS = ("channels_first", "channels_last")
 
-_SEED_LIMIT = 2**63
+_INT64_LIMIT = 2**63
+"""Where the integers end that a node's attribute can hold."""
+
+_LONGEST = 60
+
+
+def shown(value: object) -> str:
+    """Return a value as an error message shows it: never long, whatever was passed."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, or deep nesting
+        return f"a huge {type(value).__name__}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _real(value: object, owner: str, name: str) -> float:
     # bool is a number to Python, but rate=True is a mistake.
     if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
         raise ArgumentTypeError(
-            f"{owner}: {name} is {value!r} ({type(value).__name__}); a real number is needed"
+            f"{owner}: {name} is {shown(value)} ({type(value).__name__}); a real number is needed"
         )
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ArgumentError(
+            f"{owner}: {name} is {shown(value)}, beyond every floating-point number"
+        ) from None
 
 
 def number(value: object, owner: str, name: str) -> float:
     """Return a finite real number; bool is refused."""
     result = _real(value, owner, name)
     if not math.isfinite(result):
-        raise ArgumentError(f"{owner}: {name} is {result}; a finite number is needed")
+        raise ArgumentError(f"{owner}: {name} is {shown(result)}; a finite number is needed")
     return result
 
 
@@ -63,7 +81,7 @@ def rate(value: object, owner: str, name: str = "rate") -> float:
     """Return a probability in [0, 1]; NaN and bool are refused."""
     result = _real(value, owner, name)
     if not 0 <= result <= 1:
-        raise ArgumentError(f"{owner}: {name} is {result}; allowed is a number from 0 to 1")
+        raise ArgumentError(f"{owner}: {name} is {shown(result)}; allowed is a number from 0 to 1")
     return result
 
 
@@ -71,7 +89,7 @@ def integer(value: object, owner: str, name: str) -> int:
     """Return an integer; bool and integral floats are refused."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, Integral):
         raise ArgumentTypeError(
-            f"{owner}: {name} is {value!r} ({type(value).__name__}); an integer is needed"
+            f"{owner}: {name} is {shown(value)} ({type(value).__name__}); an integer is needed"
         )
     return int(value)
 
@@ -79,7 +97,7 @@ def integer(value: object, owner: str, name: str) -> int:
 def flag(value: object, owner: str, name: str) -> bool:
     """Return a bool."""
     if not isinstance(value, bool | np.bool_):
-        raise ArgumentTypeError(f"{owner}: {name} is {value!r}; True or False is needed")
+        raise ArgumentTypeError(f"{owner}: {name} is {shown(value)}; True or False is needed")
     return bool(value)
 
 
@@ -88,9 +106,9 @@ def choice(value: object, owner: str, name: str, allowed: Iterable[str]) -> str:
     allowed = tuple(allowed)
     listed = ", ".join(repr(word) for word in allowed)
     if not isinstance(value, str):
-        raise ArgumentTypeError(f"{owner}: {name} is {value!r}; allowed is one of {listed}")
+        raise ArgumentTypeError(f"{owner}: {name} is {shown(value)}; allowed is one of {listed}")
     if value not in allowed:
-        raise ArgumentError(f"{owner}: {name} is {value!r}; allowed is one of {listed}")
+        raise ArgumentError(f"{owner}: {name} is {shown(value)}; allowed is one of {listed}")
     return str(value)
 
 
@@ -99,9 +117,9 @@ def seed(value: object, owner: str) -> int | None:
     if value is None:
         return None
     result = integer(value, owner, "seed")
-    if not 0 <= result < _SEED_LIMIT:
+    if not 0 <= result < _INT64_LIMIT:
         raise ArgumentError(
-            f"{owner}: seed is {result}; allowed is None or an integer from 0 to 2**63 - 1"
+            f"{owner}: seed is {shown(result)}; allowed is None or an integer from 0 to 2**63 - 1"
         )
     return result
 
@@ -109,7 +127,7 @@ def seed(value: object, owner: str) -> int | None:
 def entries(value: object, owner: str, name: str, needed: str) -> tuple[object, ...]:
     """Return the entries of a list-like argument; a string is no list of integers."""
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise ArgumentTypeError(f"{owner}: {name} is {value!r}; {needed}")
+        raise ArgumentTypeError(f"{owner}: {name} is {shown(value)}; {needed}")
     return tuple(value)
 
 
@@ -122,12 +140,15 @@ def block_size(value: object, owner: str, spatial_rank: int) -> tuple[int, ...]:
         sizes = entries(value, owner, "block_size", needed)
     if len(sizes) != spatial_rank:
         raise ArgumentError(
-            f"{owner}: block_size {value!r} has {len(sizes)} entries; "
+            f"{owner}: block_size {shown(value)} has {len(sizes)} entries; "
             f"{spatial_rank} are needed, one per spatial axis"
         )
     result = tuple(integer(size, owner, "block_size") for size in sizes)
-    if min(result) < 1:
-        raise ArgumentError(f"{owner}: block_size is {min(result)}; allowed is an integer >= 1")
+    for size in result:
+        if not 1 <= size < _INT64_LIMIT:
+            raise ArgumentError(
+                f"{owner}: block_size is {shown(size)}; allowed is an integer from 1 to 2**63 - 1"
+            )
     return result
 
 
@@ -139,16 +160,16 @@ def shared_axes(value: object, owner: str, rank: int, channel_axis: int) -> tupl
         axis = integer(entry, owner, "shared_axes entry")
         if not -rank <= axis < rank:
             raise ArgumentError(
-                f"{owner}: shared axis {axis} is outside data of rank {rank}; {allowed}"
+                f"{owner}: shared axis {shown(axis)} is outside data of rank {rank}; {allowed}"
             )
         result.append(axis % rank)
         if result[-1] not in (0, channel_axis):
             raise ArgumentError(
-                f"{owner}: shared axis {axis} is a spatial axis, along which a block has its "
-                f"extent; {allowed}"
+                f"{owner}: shared axis {shown(axis)} is a spatial axis, along which a block has "
+                f"its extent; {allowed}"
             )
     if len(set(result)) != len(result):
-        raise ArgumentError(f"{owner}: shared_axes {value!r} names an axis twice")
+        raise ArgumentError(f"{owner}: shared_axes {shown(value)} names an axis twice")
     return tuple(sorted(result))
 
 
@@ -163,10 +184,10 @@ def noise_shape(value: object, owner: str) -> tuple[int | None, ...] | None:
             result.append(None)
             continue
         size = integer(entry, owner, "noise_shape entry")
-        if size < 1:
+        if not 1 <= size < _INT64_LIMIT:
             raise ArgumentError(
-                f"{owner}: noise_shape entry is {size}; allowed is 1 (shared along the axis), "
-                "None (the input's own size) or that size"
+                f"{owner}: noise_shape entry is {shown(size)}; allowed is 1 (shared along the "
+                "axis), None (the input's own size) or that size"
             )
         result.append(size)
     return tuple(result)
@@ -176,9 +197,9 @@ def rank(value: object, owner: str, needed: int | None) -> int:
     """Return the rank of data; ``needed`` is the one allowed rank, or None for any from 1 up."""
     result = integer(value, owner, "rank")
     if needed is not None and result != needed:
-        raise ArgumentError(f"{owner}: data has rank {result}; rank {needed} is needed")
+        raise ArgumentError(f"{owner}: data has rank {shown(result)}; rank {needed} is needed")
     if result < 1:
-        raise ArgumentError(f"{owner}: data has rank {result}; rank 1 or more is needed")
+        raise ArgumentError(f"{owner}: data has rank {shown(result)}; rank 1 or more is needed")
     return result
 
 
@@ -191,7 +212,7 @@ def full_shape(value: object, owner: str) -> Shape:
             continue
         size = integer(entry, owner, "shape entry")
         if size < 0:
-            raise ArgumentError(f"{owner}: shape entry is {size}; a size >= 0 is needed")
+            raise ArgumentError(f"{owner}: shape entry is {shown(size)}; a size >= 0 is needed")
         result.append(size)
     return tuple(result)
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from onnx_structdrop.errors import ArgumentError, ArgumentTypeError
+from onnx_structdrop.specs.arguments import shown
 
 __all__ = ["KERAS_BOOKKEEPING", "constructor_arguments", "is_keras_config"]
 
@@ -59,10 +60,10 @@ def constructor_arguments(
         if "data_format" in fields and arguments.get("data_format") is None:
             # Layers that have no such argument, like SpatialDropout1D, are channels_last.
             arguments["data_format"] = "channels_last"
-    unknown = sorted(str(key) for key in arguments if key not in fields)
+    unknown = sorted(shown(key).strip("'") for key in arguments if key not in fields)
     if unknown:
         raise ArgumentError(
-            f"{owner}: the configuration has unknown entries {', '.join(unknown)}; "
+            f"{owner}: the configuration has unknown entries {', '.join(unknown[:5])}; "
             f"known are {', '.join(fields)}"
         )
     if "rate" not in arguments:

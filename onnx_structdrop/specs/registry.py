@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from onnx_structdrop.errors import ArgumentError, ArgumentTypeError
+from onnx_structdrop.specs.arguments import shown
 from onnx_structdrop.specs.dropblock import DropBlock1D, DropBlock2D, DropBlock3D
 from onnx_structdrop.specs.noise import Dropout, DropPath
 from onnx_structdrop.specs.spatial import SpatialDropout1D, SpatialDropout2D, SpatialDropout3D
@@ -60,6 +61,6 @@ def spec_from_config(serialized: Mapping[str, Any]) -> DropoutSpec:
     name = str(serialized["class_name"]).rpartition(">")[2]
     if name not in SPECS:
         raise ArgumentError(
-            f"spec_from_config: class_name is {name!r}; known are {', '.join(SPECS)}"
+            f"spec_from_config: class_name is {shown(name)}; known are {', '.join(SPECS)}"
         )
     return SPECS[name].from_config(serialized["config"])

@@ -12,6 +12,7 @@ import pytest
 from one_node import MODELS
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_structdrop.errors import ModelError
 from onnx_structdrop.graph.compare import differences
 from onnx_structdrop.graph.io import load, save
 
@@ -50,6 +51,11 @@ def retype(value, element):
 
 def metadata(holder, key, value):
     holder.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
+
+
+def annotate(model, name, scale):
+    entry = onnx.StringStringEntryProto(key="SCALE_TENSOR", value=scale)
+    model.graph.quantization_annotation.add(tensor_name=name, quant_parameter_tensor_names=[entry])
 
 
 def swap(nodes, first, second):
@@ -192,6 +198,44 @@ CHANGES = {
             '<domain: "local", opset_import: ["": 20]> g (p) => (q) { q = Neg (p) }'
         )
     ),
+    "size that is called like a number": lambda m: setattr(
+        m.graph.input[1].type.tensor_type.shape.dim[1], "dim_param", "4"
+    ),
+    "size denotation": lambda m: setattr(
+        m.graph.input[1].type.tensor_type.shape.dim[0], "denotation", "DATA_BATCH"
+    ),
+    "type denotation": lambda m: setattr(m.graph.input[1].type, "denotation", "IMAGE"),
+    "output denotation": lambda m: setattr(m.graph.output[0].type, "denotation", "TENSOR"),
+    "quantization annotation": lambda m: annotate(m, "h", "w"),
+    "quantization annotation of an unknown name": lambda m: annotate(m, "nothing", "w"),
+    "description of an unknown name": lambda m: m.graph.value_info.append(
+        helper.make_tensor_value_info("nothing", TensorProto.FLOAT, [1])
+    ),
+    "second description of an output": lambda m: m.graph.value_info.append(
+        helper.make_tensor_value_info("z", TensorProto.FLOAT, [None, None])
+    ),
+    "second description of an input": lambda m: m.graph.value_info.append(
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, None])
+    ),
+    "description of an unknown name in a subgraph": lambda m: branch(m, 0).value_info.append(
+        helper.make_tensor_value_info("nothing", TensorProto.FLOAT, [1])
+    ),
+    "metadata key twice": lambda m: metadata(m.graph.node[0], "n", "1")
+    or metadata(m.graph.node[0], "n", "2"),
+    "attribute doc string": lambda m: setattr(
+        m.graph.node[3].attribute[0], "doc_string", "new"
+    ),
+    "reference doc string": lambda m: setattr(
+        m.functions[0].node[0].attribute[0], "doc_string", "new"
+    ),
+    "tensor attribute's name": lambda m: setattr(
+        m.graph.node[4].attribute[0].t, "name", "other"
+    ),
+    "tensor attribute's doc string": lambda m: setattr(
+        m.graph.node[4].attribute[0].t, "doc_string", "new"
+    ),
+    "tensor attribute's metadata": lambda m: metadata(m.graph.node[4].attribute[0].t, "t", "1"),
+    "tensor attribute's shape": lambda m: m.graph.node[4].attribute[0].t.dims.append(1),
     "function removed": lambda m: (
         m.functions.pop(),
         setattr(m.graph.node[1], "op_type", "Elu"),
@@ -358,3 +402,118 @@ def test_string_constants_are_compared():
 
     assert differences(model("a"), model("a")) == []
     assert differences(model("a"), model("b"))
+
+
+def device_model():
+    text = """
+    <ir_version: 11, opset_import: ["": 20]>
+    main (float[N,4] x) => (float[N,4] y) { y = Relu (x) }
+    """
+    model = onnx.parser.parse_model(text)
+    configuration = model.configuration.add(name="two", num_devices=2)
+    configuration.device.extend(["a", "b"])
+    node = model.graph.node[0].device_configurations.add(configuration_id="two")
+    spec = node.sharding_spec.add(tensor_name="x")
+    spec.device.extend([0, 1])
+    return model
+
+
+def test_devices_are_compared():
+    model = device_model()
+    assert differences(model, device_model()) == []
+    for change in (
+        lambda m: m.graph.node[0].ClearField("device_configurations"),
+        lambda m: setattr(m.graph.node[0].device_configurations[0], "pipeline_stage", 1),
+        lambda m: m.graph.node[0].device_configurations[0].sharding_spec[0].device.pop(),
+        lambda m: m.configuration[0].device.__setitem__(0, "c"),
+        lambda m: m.configuration.add(name="one", num_devices=1),
+    ):
+        changed = device_model()
+        change(changed)
+        assert differences(model, changed)
+        assert differences(changed, model)
+
+
+def test_a_size_without_a_name_is_not_one_called_none(model):
+    changed = copy.deepcopy(model)
+    for holder in (model, changed):
+        holder.graph.input[1].type.tensor_type.shape.dim[0].Clear()
+    changed.graph.input[1].type.tensor_type.shape.dim[0].dim_param = "None"
+    assert differences(model, changed)
+    assert differences(model, copy.deepcopy(model)) == []
+
+
+def test_types_in_attributes_are_compared():
+    def model(size):
+        kind = helper.make_tensor_type_proto(TensorProto.FLOAT, [size])
+        node = helper.make_node("Optional", [], ["y"], type=kind)
+        output = helper.make_value_info("y", helper.make_optional_type_proto(kind))
+        graph = helper.make_graph([node], "kinds", [], [output])
+        imports = [helper.make_opsetid("", 17)]
+        return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+    assert differences(model("n"), model("n")) == []
+    assert any("node 0" in line for line in differences(model("3"), model(3)))
+
+
+LARGE = 1 << 22
+
+
+def constant_model(content):
+    tensor = numpy_helper.from_array(np.frombuffer(bytes(content), np.uint8), "t")
+    node = helper.make_node("Constant", [], ["y"], value=tensor)
+    output = helper.make_tensor_value_info("y", TensorProto.UINT8, [len(content)])
+    graph = helper.make_graph([node], "g", [], [output])
+    imports = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+@pytest.mark.parametrize("place", [0, LARGE // 2, LARGE - 1])
+def test_lines_stay_short(place):
+    content = bytearray(LARGE)
+    first = constant_model(content)
+    content[place] = 255
+    (line,) = differences(first, constant_model(content))
+    assert len(line) < 400
+    assert "main graph node 0" in line
+    assert "xff" in line
+
+
+def test_lines_about_long_texts_and_lists_stay_short(model):
+    changed = copy.deepcopy(model)
+    model.doc_string = "a" * 100_000
+    changed.doc_string = "a" * 50_000 + "b" * 50_000
+    many = [f"name_{number}" for number in range(50_000)]
+    for holder, names in ((model, many), (changed, [*many[:-1], "other"])):
+        holder.graph.node.append(helper.make_node("Sum", ["k"], ["s"], names=names))
+    lines = differences(model, changed)
+    assert len(lines) == 2
+    assert all(len(line) < 400 for line in lines)
+    assert "b" * 20 in lines[0]
+    assert "other" in lines[1]
+    changed.graph.node[-1].attribute[0].strings.append(b"more")
+    assert "50001 entries" in differences(model, changed)[1]
+
+
+def test_a_weight_with_too_few_bytes_is_a_broken_model(model):
+    changed = copy.deepcopy(model)
+    for holder in (model, changed):
+        weight = holder.graph.initializer[0]
+        weight.CopyFrom(numpy_helper.from_array(np.arange(4, dtype=np.float32), "w"))
+    changed.graph.initializer[0].raw_data = b"\0" * 7
+    for pair in ((model, changed), (changed, model), (ir.from_proto(changed), model)):
+        with pytest.raises(ModelError, match="'w'"):
+            differences(*pair)
+    broken = constant_model(bytes(8))
+    broken.graph.node[0].attribute[0].t.raw_data = b"\0"
+    with pytest.raises(ModelError, match=r"'t'|node 0"):
+        differences(broken, constant_model(bytes(8)))
+
+
+def test_a_missing_data_file_is_a_broken_model(tmp_path):
+    original = onnx.load(MODELS / "resnet1d_dynamo.onnx")
+    save(original, tmp_path / "a.onnx", external_data="a.data")
+    loaded = load(tmp_path / "a.onnx")
+    (tmp_path / "a.data").unlink()
+    with pytest.raises(ModelError, match="cannot be read"):
+        differences(original, loaded)

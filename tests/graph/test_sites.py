@@ -506,6 +506,26 @@ def test_dense_layers_flat_and_nested():
         assert [site.block for site in sites if site.kind == "concat"] == [1, 2, 3]
 
 
+def test_dense_layers_between_casts_and_transposes():
+    # As keras writes them on torch: channels last, each operator between casts.
+    net = Net()
+
+    def cast(x):
+        return net.op("Cast", x, to=1)
+
+    features = net.op("Transpose", net.cbr("x", 8), perm=[0, 2, 3, 1])
+    features = cast(features)
+    layers = []
+    for _ in range(2):
+        bent = net.relu(cast(net.op("Mul", features, net.const(np.ones(net.channels[features])))))
+        layers.append(net.conv(net.op("Transpose", bent, perm=[0, 3, 1, 2]), 4))
+        layer = cast(net.op("Transpose", layers[-1], perm=[0, 2, 3, 1]))
+        features = cast(net.op("Concat", cast(features), layer, axis=3))
+    last = net.op("Transpose", features, perm=[0, 3, 1, 2])
+    found = kinds(net.model(net.head(net.relu(net.bn(last)))))
+    assert [name for name, kind in found.items() if kind == "concat"] == layers
+
+
 def test_skip_concatenation_of_a_decoder_is_not_dense():
     net = Net()
     skip = net.cbr("x", 8)
@@ -519,6 +539,95 @@ def test_skip_from_the_input_itself_is_not_dense():
     net = Net()
     up = net.up(net.cbr(net.pool("x"), 16), 3)
     assert kinds(net.model(net.cbr(net.op("Concat", "x", up, axis=1), 8)))[up] == "linear"
+
+
+def test_gate_of_an_attention_over_positions_has_no_sites():
+    # Global context: one map of weights, a weighted mean of all positions, two convolutions.
+    net = Net(("N", 3, 32, 32))
+    x = net.cbr("x", 8)
+    weights = net.op("Reshape", net.conv(x, 1, 1), net.const([0, 1, -1], np.int64))
+    weights = net.op("Unsqueeze", net.op("Softmax", weights, axis=2), net.const([3], np.int64))
+    values = net.op("Reshape", x, net.const([0, 8, -1], np.int64))
+    values = net.op("Unsqueeze", values, net.const([1], np.int64))
+    context = net.op("MatMul", values, weights)
+    context = net.op("Reshape", context, net.const([0, 8, 1, 1], np.int64))
+    net.channels[context] = 8
+    added = net.conv(net.relu(net.conv(context, 4, 1)), 8, 1)
+    end = net.cbr(net.op("Add", x, added), 8, 3, 2)
+    found = find_sites(net.model(net.head(end)))
+    assert [(s.value, s.stride, s.stage) for s in found] == [(x, 1, 1), (end, 2, 2)]
+
+
+def test_gate_at_a_coarser_resolution_has_no_sites():
+    # As in GhostNetV2: pooled, three linear convolutions, enlarged again behind the sigmoid.
+    net = Net()
+    x = net.cbr("x", 8)
+    y = net.pool(x, "AveragePool")
+    for _ in range(3):
+        y = net.bn(net.conv(y, 8, 1))
+    gate = net.op("Resize", net.op("Sigmoid", y), "", net.const([1.0, 1.0, 2.0, 2.0]))
+    end = net.cbr(net.op("Mul", net.cbr(x, 8), gate), 8)
+    kinds_found = [site.kind for site in find_sites(net.model(net.head(end)))]
+    assert kinds_found == ["activation"] * 3
+
+
+def test_gates_of_several_convolutions_have_no_sites():
+    net = Net()
+    x = net.cbr("x", 8)
+    y = net.cbr(net.cbr(net.cbr(x, 4, 1), 4), 4)
+    end = net.op("Mul", x, net.op("Sigmoid", net.conv(y, 1, 1)))
+    assert kinds(net.model(net.head(end))) == {x: "activation"}
+
+
+def test_mask_that_a_whole_network_computes_is_no_gate():
+    net = Net(("N", 1, 64, 64))
+    y = net.cbr(net.cbr("x", 8), 8)
+    mask = net.op("Sigmoid", net.conv(y, 1, 1))
+    found = kinds(net.model(net.op("Mul", "x", mask)))
+    assert list(found.values()) == ["activation", "activation"]
+
+    net = Net()
+    features = x = net.cbr("x", 8)
+    for _ in range(5):
+        x = net.residual(x, 8)
+    end = net.cbr(net.op("Mul", features, net.op("Sigmoid", net.conv(x, 8, 1))), 8)
+    found = list(kinds(net.model(net.conv(end, 3))).values())
+    assert (found.count("join"), found.count("activation"), found.count("linear")) == (5, 7, 6)
+
+
+@pytest.mark.parametrize("parts", ["Split", "Slice"])
+def test_gated_units_are_activations(parts):
+    for squash in ("Tanh", None):
+        net = Net()
+        y = net.conv("x", 16)
+        if parts == "Split":
+            left, right = net.op("Split", y, outputs=2, axis=1, num_outputs=2)
+        else:
+            cut = [net.const([n], np.int64) for n in (0, 8, 16, 1)]
+            left = net.op("Slice", y, cut[0], cut[1], cut[3])
+            right = net.op("Slice", y, cut[1], cut[2], cut[3])
+        left = left if squash is None else net.op(squash, left)
+        end = net.op("Mul", left, net.op("Sigmoid", right))
+        net.channels[end] = 8
+        assert kinds(net.model(net.relu(net.conv(net.pool(end), 8))))[end] == "activation"
+
+
+def test_slice_behind_a_causal_convolution_belongs_to_its_block():
+    net = Net(("N", 4, 64))
+    x = net.conv("x", 8, rank=1)
+    cut = net.op("Slice", x, *(net.const([n], np.int64) for n in (0, -2, 2)))
+    end = net.relu(cut)
+    assert kinds(net.model(end)) == {end: "activation"}
+
+
+def test_ghost_module_is_no_dense_layer():
+    net = Net()
+    x = net.cbr("x", 16)
+    primary = net.bn(net.conv(x, 8, 1))
+    cheap = net.bn(net.conv(primary, 8, group=8))
+    join = net.op("Add", x, net.op("Concat", primary, cheap, axis=1))
+    found = kinds(net.model(net.head(join)))
+    assert found == {x: "activation", primary: "linear", cheap: "linear", join: "join"}
 
 
 def test_pointwise_convolution_as_matrix_product():
@@ -535,6 +644,33 @@ def test_pointwise_convolution_as_matrix_product():
     assert (sites[hidden].kind, sites[hidden].channel_axis) == ("activation", 3)
     assert (sites[scaled].kind, sites[scaled].channel_axis) == ("linear", 3)
     assert (sites[join].kind, sites[join].channel_axis) == ("join", 1)
+
+
+@pytest.mark.parametrize("shape", [("N", 3, 64, 64), (2, 3, 64, 64)], ids=["free", "fixed"])
+@pytest.mark.parametrize("domain", ["", "com.microsoft"])
+@pytest.mark.parametrize("product", ["Gemm", "MatMul"])
+def test_pointwise_convolution_as_a_product_of_rows(product, domain, shape):
+    # As onnxruntime writes MatMul and bias on maps, and tf2onnx a Tensordot.
+    net = Net(shape, opset=20)
+
+    def dense(x, inputs, outputs):
+        rows = net.op("Reshape", x, net.const([-1, inputs], np.int64))
+        bias = [net.const(np.zeros(outputs))] if product == "Gemm" else []
+        rows = net.op(product, rows, net.const(np.zeros((inputs, outputs))), *bias)
+        return net.op("Reshape", rows, net.const([-1, 32, 32, outputs], np.int64))
+
+    x = net.cbr("x", 64, 3, 2)
+    y = net.op("Transpose", x, perm=[0, 2, 3, 1])
+    hidden = net.op("Gelu", dense(y, 64, 256), domain=domain)
+    scaled = net.op("Mul", dense(hidden, 256, 64), net.const(np.ones(64)))
+    join = net.op("Add", net.op("Transpose", scaled, perm=[0, 3, 1, 2]), x)
+    found = find_sites(net.model(net.head(join)))
+    assert [(s.value, s.kind, s.channel_axis, s.stride, s.rank) for s in found] == [
+        (x, "activation", 1, 2, 4),
+        (hidden, "activation", 3, 2, 4),
+        (scaled, "linear", 3, 2, 4),
+        (join, "join", 1, 2, 4),
+    ]
 
 
 def test_attention_on_tokens_has_no_sites():

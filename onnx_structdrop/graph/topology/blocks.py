@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
+from onnx_structdrop.graph.topology.chains import NONLINEAR
 from onnx_structdrop.graph.topology.dataflow import attribute_int, attribute_ints, is_op
 from onnx_structdrop.graph.topology.dominators import ROOT, DominatorTree
-from onnx_structdrop.graph.topology.transfer import POOLS
+from onnx_structdrop.graph.topology.transfer import POOLS, PRODUCTS
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Blocks", "ConvBlock", "Merge"]
 
 _ADDITIONS = frozenset({"Add", "Sum"})
+_GATE_DEPTH = 4
+"""Convolutions in a row that a gate may have (the bottleneck attention module has four)."""
 
 
 @dataclass(eq=False)
@@ -95,9 +98,9 @@ class Blocks:
             if not self._holds_conv(merge):
                 continue
             if merge.is_join:
-                merge.end = self.chains.join_end(merge.end)
-                if self._feeds_gate(merge):
+                if merge.index in self._gating:
                     continue
+                merge.end = self.chains.join_end(merge.end)
             self.merges[merge.index] = merge
         self._name_kinds()
 
@@ -120,7 +123,7 @@ class Blocks:
         return sorted({self.producer(value) for value in self.flow.inputs(node)})
 
     def _find_convs(self) -> None:
-        self._gates: set[ir.Node] = set()
+        gates: set[int] = set()
         self._is_conv = [self.chains.is_convolution(node) for node in self.scope.nodes]
         for index, node in enumerate(self.scope.nodes):
             if not self._is_conv[index]:
@@ -128,12 +131,38 @@ class Blocks:
             end = self.chains.block_end(node)
             if end is None or end.gate:
                 self._is_conv[index] = False
-                self._gates.add(node)
+                gates.add(index)
                 continue
             kernel, depthwise, widening = self._kernel(node)
             self.convs[index] = ConvBlock(
                 index, node, end.value, end.activated, kernel, depthwise, widening
             )
+        self._gating = self._leading_to(gates)
+        for index in self._gating & self.convs.keys():
+            self._is_conv[index] = False
+            del self.convs[index]
+
+    def _leading_to(self, gates: set[int]) -> set[int]:
+        """Return the nodes that are used for nothing but gates, where those are small.
+
+        A mask that a whole network computes for its own input is a gate to the letter only: its
+        convolutions are the network.
+        """
+        heights = dict.fromkeys(gates, 1)
+        for index in range(len(self.scope.nodes) - 1, -1, -1):
+            outputs = self.scope.nodes[index].outputs
+            if index in gates or any(value.is_graph_output() for value in outputs):
+                continue
+            after = [self.position.get(n, ROOT) for v in outputs for n in self.flow.consumers(v)]
+            if after and all(other in heights for other in after):
+                height = max(heights[other] for other in after)
+                heights[index] = height + self._is_conv[index]
+        large: set[int] = set()
+        for index in sorted(heights):
+            before = self.predecessors[index]
+            if heights[index] > _GATE_DEPTH or not large.isdisjoint(before) or ROOT in before:
+                large.add(index)
+        return heights.keys() - large - gates
 
     def _kernel(self, node: ir.Node) -> tuple[int, bool, float | None]:
         weight = self.resolution.dims(node.inputs[1] if len(node.inputs) > 1 else None) or ()
@@ -143,8 +172,10 @@ class Blocks:
             sizes = [sizes[1] * group, sizes[0]]
         elif node.op_type == "ConvTranspose" and len(sizes) == 2:
             sizes = [sizes[0], sizes[1] * group]
+        if attribute_int(node, "transB", 0):
+            sizes.reverse()
         widening = sizes[1] / sizes[0] if len(sizes) == 2 and all(sizes) else None
-        if node.op_type == "MatMul":
+        if is_op(node, PRODUCTS):
             return 1, False, widening
         kernel = attribute_ints(node, "kernel_shape") or [
             size for size in weight[2:] if isinstance(size, int)
@@ -153,14 +184,17 @@ class Blocks:
         return prod(kernel), depthwise, widening
 
     def _measure(self) -> None:
-        """Count convolutions, and note the coarsest map, on the ways to each node."""
+        """Count convolutions and nonlinear operators on the ways to each node; note peaks."""
         count = len(self.scope.nodes)
         self._depth = [0] * count
+        self._bends = [0] * count
         self._peak: list[Fraction | None] = [None] * count
         for index, node in enumerate(self.scope.nodes):
             before = [other for other in self.predecessors[index] if other != ROOT]
             depth = max((self._depth[other] for other in before), default=0)
             self._depth[index] = depth + self._is_conv[index]
+            bends = max((self._bends[other] for other in before), default=0)
+            self._bends[index] = bends + is_op(node, NONLINEAR)
             own = self.coarseness(node.outputs[0]) if node.outputs else None
             known = [p for p in (own, *(self._peak[other] for other in before)) if p is not None]
             self._peak[index] = max(known, default=None)
@@ -223,18 +257,6 @@ class Blocks:
         start = 0 if merge.fork == ROOT else self._depth[merge.fork]
         return any(self.depth_of(value) > start for value in merge.operands)
 
-    def _feeds_gate(self, join: Merge) -> bool:
-        """Tell whether a sum only computes an attention gate, and drop the gate's convolutions."""
-        consumers = self.flow.consumers(join.end)
-        if not consumers or not self._gates.issuperset(consumers):
-            return False
-        for value in join.operands:
-            end = self.chains.strip(value)
-            for conv in [conv for conv in self.convs.values() if conv.end is end]:
-                if len(self.flow.consumers(end)) == 1:
-                    del self.convs[conv.index]
-        return True
-
     def _name_kinds(self) -> None:
         for conv in self.convs.values():
             conv.kind = "activation" if conv.activated else "linear"
@@ -285,12 +307,16 @@ class Blocks:
 
     def _feeds(self, features: ir.Value, conv: ConvBlock) -> bool:
         """Tell whether a convolution works on these features and at their resolution."""
-        source = self.chains.strip(features)
-        used_again = max(len(self.flow.consumers(value)) for value in (features, source)) > 1
+        passed = self.chains.passed(features)
+        source = passed[-1]
+        used_again = any(len(self.flow.consumers(value)) > 1 for value in passed)
         index = self.producer(source)
         if not used_again or index == conv.index:
             return False
         if not self.dominators.dominates(index, conv.index):
+            return False
+        # A layer bends what it reads; a ghost module only convolves its features once more.
+        if self._bends[conv.index] == (0 if index == ROOT else self._bends[index]):
             return False
         # A decoder's skip connection also leads to what it is concatenated with, but by way of
         # coarser maps.

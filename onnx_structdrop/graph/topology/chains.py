@@ -13,7 +13,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from onnx_structdrop.graph.topology.dataflow import constant, is_op, operators
-from onnx_structdrop.graph.topology.transfer import CONVOLUTIONS, POOLS
+from onnx_structdrop.graph.topology.transfer import CONVOLUTIONS, POOLS, PRODUCTS
 from onnx_structdrop.schema import DOMAIN
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from onnx_structdrop.graph.topology.dataflow import Dataflow
     from onnx_structdrop.graph.topology.resolution import Resolution
 
-__all__ = ["BlockEnd", "Chains", "Closure", "Sort"]
+__all__ = ["NONLINEAR", "BlockEnd", "Chains", "Closure", "Sort"]
 
 _PASS = frozenset({"Cast", "CastLike", "Dropout", "Identity", "Transpose"})
 _ARITHMETIC = frozenset({"Add", "Div", "Mul", "Neg", "Sub"})
@@ -32,23 +32,27 @@ _NORMS = operators(
     SimplifiedLayerNormalization"""
 )
 _REDUCTIONS = operators("ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare")
-_NONLINEAR = operators(
+NONLINEAR = operators(
     """Abs BiasGelu Celu Clip Cos Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish LeakyRelu Log Max
     Min Mish PRelu QuickGelu Relu Selu Shrink Sigmoid Sin Softplus Softsign Swish Tanh
     ThresholdedRelu Where"""
 )
+"""Operators that activations are made of."""
 _POINTWISE = (
     _ARITHMETIC
-    | _NONLINEAR
+    | NONLINEAR
     | _NORMS
     | _REDUCTIONS
     | _PASS
     | operators(
         """And Equal Floor Greater GreaterOrEqual Less LessOrEqual Not Or Pow Reciprocal Round Sign
-        Sqrt"""
+        Slice Split Sqrt"""
     )
 )
 _GATING = frozenset({"HardSigmoid", "Sigmoid"})
+# What may stand between a gate and its product, or between attention logits and their Softmax.
+_RESIZING = frozenset({"Expand", "Resize", "Upsample"})
+_REARRANGING = operators("Cast Expand Flatten Identity Reshape Squeeze Transpose Unsqueeze")
 _SQUASHING = _GATING | {"Softmax", "Tanh"}
 _MAX_NODES = 40
 _MAX_STEPS = 64
@@ -108,8 +112,9 @@ class Chains:
     def is_convolution(self, node: ir.Node) -> bool:
         """Tell whether a node convolves a map.
 
-        A MatMul by a constant matrix on channels-last maps is a pointwise convolution. Maps that
-        were pooled to a point are no maps: what works on them is a gate or a classifier.
+        A product with a constant matrix is a pointwise convolution on channels-last maps, also on
+        their positions in rows. Maps that were pooled to a point are no maps: what works on them
+        is a gate or a classifier.
         """
         value = next(iter(node.inputs), None)
         if value is None or not node.outputs or not self._flow.is_data(value):
@@ -117,19 +122,36 @@ class Chains:
         layout = self._resolution.layout(node.outputs[0])
         if is_op(node, CONVOLUTIONS):
             return layout is None or layout.is_map
-        if not is_op(node, "MatMul") or layout is None or len(layout.axes) < 3:
+        if not is_op(node, PRODUCTS) or layout is None:
             return False
+        if len(layout.axes) < 3:
+            return self._map_of_rows(node) is not None
         last = layout.channel_axis == len(layout.axes) - 1
         return last and layout.is_map and len(self._flow.inputs(node)) == 1
 
     def block_end(self, conv: ir.Node) -> BlockEnd | None:
         """Return where the block of a convolution ends, None if nothing uses the convolution."""
-        output = conv.outputs[0]
+        output = self._map_of_rows(conv) or conv.outputs[0]
         if not self._flow.consumers(output) and not output.is_graph_output():
             return None
         if conv.op_type == "FusedConv":
             return BlockEnd(output, activated=True, gate=False)
-        return self._follow(output, frozenset({Sort.NORM, Sort.AFFINE}))
+        end = self._follow(output, frozenset({Sort.NORM, Sort.AFFINE}))
+        if not (end.activated or end.gate) and self._weighs_positions(end.value):
+            return BlockEnd(end.value, activated=False, gate=True)
+        return end
+
+    def _map_of_rows(self, node: ir.Node) -> ir.Value | None:
+        """Return the map that a matrix product of rows of channels is made again, if it is."""
+        output = node.outputs[0]
+        layout = self._resolution.layout(output)
+        folded = is_op(node, PRODUCTS) and layout is not None and layout.memory is not None
+        if not folded or output.is_graph_output() or len(self._flow.inputs(node)) != 1:
+            return None
+        consumer = self._only_consumer(output, "Reshape")
+        result = None if consumer is None else self._resolution.layout(consumer.outputs[0])
+        made = result is not None and result.is_map and result.channel_axis is not None
+        return consumer.outputs[0] if consumer is not None and made else None
 
     def join_end(self, value: ir.Value) -> ir.Value:
         """Return the activation that follows a join directly, or the join where none does."""
@@ -137,6 +159,11 @@ class Chains:
 
     def strip(self, value: ir.Value) -> ir.Value:
         """Return the value behind casts, transposes, dropout and the like."""
+        return self.passed(value)[-1]
+
+    def passed(self, value: ir.Value) -> list[ir.Value]:
+        """Return a value and those behind it, up to what casts, transposes and dropout work on."""
+        values = [value]
         for _ in range(_MAX_STEPS):
             node = value.producer()
             if node is None:
@@ -149,7 +176,8 @@ class Chains:
                 if not (noisy and is_op(node, _ARITHMETIC)):
                     break
             value = inputs[0]
-        return value
+            values.append(value)
+        return values
 
     def closure(self, value: ir.Value) -> Closure | None:
         """Return the smallest closed set of operators behind a value, None if there is none."""
@@ -185,7 +213,8 @@ class Chains:
         return bool(layouts) and all(layout and layout.is_vector for layout in layouts)
 
     def _sort(self, nodes: list[ir.Node]) -> Sort:
-        op_types = {node.op_type for node in nodes if not _is_pass(node)}
+        # A slice between convolution and activation cuts off what a causal padding added.
+        op_types = {node.op_type for node in nodes if not _is_pass(node)} - {"Slice"}
         if any(self._flow.is_noise(value) for node in nodes for value in node.inputs):
             return Sort.NOISE if not op_types & _NORMS else Sort.OTHER
         if not op_types:
@@ -195,7 +224,7 @@ class Chains:
             return Sort.GATE if gating else Sort.NORM
         if op_types & (_NORMS | _REDUCTIONS):
             return Sort.NORM
-        if op_types & _NONLINEAR:
+        if op_types & NONLINEAR:
             return Sort.ACTIVATION
         single = len(nodes) == 1 and op_types <= _ARITHMETIC
         return Sort.AFFINE if single else Sort.OTHER
@@ -263,9 +292,26 @@ class Chains:
             consumers = self._flow.consumers(value)
             if len(consumers) != 1:
                 return False
-            if not (_is_pass(consumers[0]) or is_op(consumers[0], "Expand")):
+            if not (_is_pass(consumers[0]) or is_op(consumers[0], _RESIZING)):
                 return is_op(consumers[0], "Mul") and len(self._flow.inputs(consumers[0])) > 1
             value = consumers[0].outputs[0]
+        return False
+
+    def _weighs_positions(self, value: ir.Value) -> bool:
+        """Tell whether a Softmax makes weights of a value by which other data is averaged."""
+        softmax = False
+        for _ in range(_MAX_STEPS):
+            consumers = self._flow.consumers(value)
+            if len(consumers) != 1 or value.is_graph_output():
+                return False
+            node = consumers[0]
+            if softmax and is_op(node, frozenset({"MatMul", "Mul"})):
+                return len(self._flow.inputs(node)) > 1
+            if is_op(node, "Softmax") and not softmax:
+                softmax = True
+            elif not is_op(node, _REARRANGING):
+                return False
+            value = node.outputs[0]
         return False
 
     def _regrouped_norm(self, value: ir.Value) -> Closure | None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnx_structdrop.graph.topology.shapes import Dim
 
 __all__ = [
+    "MIXED",
     "OPEN",
     "POINT",
     "Axis",
@@ -25,6 +26,7 @@ __all__ = [
     "pooled",
     "ratio",
     "regroup",
+    "with_channels",
 ]
 
 
@@ -53,7 +55,7 @@ class Axis:
 
 OPEN = Axis(Role.OPEN)
 POINT = Axis(Role.POINT)
-_MIXED = Axis(Role.MIXED)
+MIXED = Axis(Role.MIXED)
 _CHANNEL = Axis(Role.CHANNEL)
 
 
@@ -110,17 +112,22 @@ class Layout:
         return prod(known, start=Fraction(1)) if known and len(known) == len(self.strides) else None
 
 
-def as_map(layout: Layout) -> Layout:
-    """Return the layout as an operator sees it that wants batch, channel, then the map."""
+def as_map(layout: Layout, *, channels: bool = False) -> Layout:
+    """Return the layout as an operator sees it that wants batch, channel, then the map.
+
+    With `channels`, it is known that the second axis holds channels, and so no other does.
+    """
     axes = list(layout.axes)
     for index, axis in enumerate(axes[2:], start=2):
         if axis.role in (Role.OPEN, Role.MIXED):
             axes[index] = replace(axis, role=Role.SPATIAL)
+        elif channels and axis.role is Role.CHANNEL:
+            axes[index] = Axis(Role.SPATIAL)
     if len(axes) > 1:
         # A convolution along channels (an ECA gate) must not make a second channel axis.
         along = any(axis.role is Role.CHANNEL for axis in axes[2:])
         axes[0] = Axis(Role.BATCH)
-        axes[1] = _MIXED if along else _CHANNEL
+        axes[1] = MIXED if along else _CHANNEL
     return Layout(tuple(axes))
 
 
@@ -195,6 +202,10 @@ def regroup(layout: Layout, before: tuple[Dim, ...], after: tuple[Dim, ...]) -> 
     """
     if layout.memory is not None and _fits(layout.memory[1], after):
         return layout.memory[0]
+    rows = layout.is_map and layout.axes[-1].role is Role.CHANNEL
+    if rows and len(before) > len(after) == 2 and before[-1] == after[1] is not None:
+        # Every position of a channels-last map in a row of its own, for a matrix product.
+        return Layout((MIXED, _CHANNEL), (layout, before))
     axes: list[Axis] = []
     start = position = 0
     while start < len(before) and position < len(after):
@@ -211,15 +222,25 @@ def regroup(layout: Layout, before: tuple[Dim, ...], after: tuple[Dim, ...]) -> 
             break
         tail.insert(0, layout.axes[index])
     rest = len(after) - position - len(tail)
-    if rest == 1 and len(before) - len(tail) - start == 1:
-        axes.append(layout.axes[start])
+    if rest == len(before) - len(tail) - start and (
+        rest == 1 or _free(before[start:][:rest], after[position:][:rest])
+    ):
+        axes += layout.axes[start : start + rest]
     else:
-        axes += [POINT if size == 1 else _MIXED for size in after[position : position + rest]]
+        axes += [POINT if size == 1 else MIXED for size in after[position : position + rest]]
     axes += tail
     memory = layout.memory
     if layout.is_map and sum(axis.role is Role.SPATIAL for axis in axes) < len(layout.strides):
         memory = (layout, before)
     return Layout(tuple(axes), memory)
+
+
+def with_channels(layout: Layout, size: Dim) -> Layout | None:
+    """Return the layout of rows of channels after a matrix product, None if it is another one."""
+    if layout.memory is None or layout.axes != (MIXED, _CHANNEL):
+        return None
+    before, dims = layout.memory
+    return Layout(layout.axes, (before, (*dims[:-1], size)))
 
 
 def _fits(remembered: tuple[Dim, ...], after: tuple[Dim, ...]) -> bool:
@@ -244,6 +265,11 @@ def _run(
         return start, position + 1
     if old == 1:
         return start + 1, position
+    if not isinstance(new, int) and position and len(after) - position > len(before) - start:
+        # A size cut into blocks of known size, by a division at run time.
+        block = after[position + 1]
+        if isinstance(block, int) and block > 1 and not (isinstance(old, int) and old % block):
+            return start + 1, position + 2
     if not (isinstance(old, int) and isinstance(new, int)):
         return start, position
     stop, end = start + 1, position + 1
@@ -268,14 +294,25 @@ def _group(axes: tuple[Axis, ...], before: tuple[Dim, ...], after: tuple[Dim, ..
         return [POINT] * len(after)
     roles = {axis.role for axis in axes}
     spatial = [axis for axis in axes if axis.role is Role.SPATIAL]
-    if len(spatial) == 1 and axes[0] is spatial[0] and Role.BATCH not in roles and after:
+    # An axis of the model's input that is cut is one of a map, too.
+    cut = len(axes) == 1 and axes[0].role is Role.OPEN and len(after) > 1
+    leading = len(spatial) == 1 and axes[0] is spatial[0] and Role.BATCH not in roles
+    if (leading or cut) and after:
         # The first axis of the run is the coarse position, what follows it the position inside.
         change = _exact(before[0], after[0])
+        inside = [size for size in after[1:] if isinstance(size, int)]
+        if change is None and len(axes) == 1 and len(inside) == len(after) - 1:
+            change = Fraction(prod(inside))
         stride = None if axes[0].stride is None or change is None else axes[0].stride * change
-        return [replace(axes[0], stride=stride), *([_MIXED] * (len(after) - 1))]
+        return [replace(axes[0], stride=stride), *([MIXED] * (len(after) - 1))]
     if not spatial and Role.CHANNEL in roles and Role.BATCH not in roles:
         return [_CHANNEL] * len(after)
-    return [_MIXED] * len(after)
+    return [MIXED] * len(after)
+
+
+def _free(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> bool:
+    """Tell whether sizes that no number is known of stand in for each other one by one."""
+    return not any(isinstance(size, int) for size in (*before, *after))
 
 
 def _exact(before: Dim, after: Dim) -> Fraction | None:

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from onnx_structdrop.graph.topology.dataflow import is_op
-from onnx_structdrop.graph.topology.layout import OPEN, Axis, Layout, Role, moved
+from onnx_structdrop.graph.topology.layout import OPEN, POINT, Axis, Layout, Role, moved
 from onnx_structdrop.graph.topology.transfer import transfer
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Resolution:
             if layout is not None and rank not in (None, len(layout.axes)):
                 layout = None
             if layout is None and rank is not None:
-                layout = Layout((OPEN,) * rank)
+                layout = self._from_shape(value)
             if layout is not None:
                 self._layouts[value] = layout
 
@@ -121,6 +121,11 @@ class Resolution:
         if origins:
             kept = tuple(origins)[:_SHAPE_ORIGINS]
             self._origins.update(dict.fromkeys(node.outputs, kept))
+
+    def _from_shape(self, value: ir.Value) -> Layout:
+        """Return what a shape alone tells: behind the batch, an axis of size one is a point."""
+        dims = self.dims(value) or ()
+        return Layout(tuple(POINT if i and dim == 1 else OPEN for i, dim in enumerate(dims)))
 
     def _rank(self, value: ir.Value) -> int | None:
         dims = self.dims(value)

@@ -25,6 +25,8 @@ Dim = int | str | None
 # Tensors up to this size are kept for inference: they are shapes, axes and scales.
 _KEPT_BYTES = 1024
 
+_SHAPE_KEEPING = frozenset({"BiasGelu", "FastGelu", "Gelu", "QuickGelu"})
+
 _Key = tuple[str, ...]
 _Infos = dict[str, onnx.TypeProto]
 
@@ -168,8 +170,11 @@ def _skeleton(model: ir.Model) -> onnx.ModelProto:
 
 
 def _add_node(graph: onnx.GraphProto, node: ir.Node) -> None:
-    if node.domain == DOMAIN and node.inputs and node.inputs[0] is not None:
-        # Our own nodes keep shapes; no need for their functions to be inferred through.
+    keeps = node.domain == DOMAIN or (
+        node.domain == "com.microsoft" and node.op_type in _SHAPE_KEEPING
+    )
+    if keeps and node.inputs and node.inputs[0] is not None:
+        # Our own nodes and fused activations keep shapes, but inference does not know that.
         graph.node.add(
             op_type="Identity", input=[node.inputs[0].name], output=[node.outputs[0].name]
         )

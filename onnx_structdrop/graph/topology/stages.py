@@ -67,7 +67,9 @@ class BlockMap:
         if index in self.outputs:
             return index, self.outputs[index]
         owner = self._owner.get(index)
-        if owner is None:
+        merge = self._blocks.merges.get(index)
+        if owner is None or (merge is not None and merge.climbs):
+            # What merges resolutions belongs to none of them but its own.
             return None, own
         block = self.outputs.get(owner)
         if own is None or block is None or own == block:

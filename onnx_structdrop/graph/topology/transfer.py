@@ -24,8 +24,9 @@ from onnx_structdrop.graph.topology.layout import (
     moved,
     pooled,
     ratio,
-    regroup,
+    with_channels,
 )
+from onnx_structdrop.graph.topology.reshape import reshape
 from onnx_structdrop.schema import DOMAIN
 
 if TYPE_CHECKING:
@@ -35,10 +36,13 @@ if TYPE_CHECKING:
 
     from onnx_structdrop.graph.topology.shapes import Dim
 
-__all__ = ["CONVOLUTIONS", "POOLS", "Known", "transfer"]
+__all__ = ["CONVOLUTIONS", "POOLS", "PRODUCTS", "Known", "transfer"]
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "DeformConv", "FusedConv"})
 """Operators that convolve floating-point maps."""
+
+PRODUCTS = frozenset({"Gemm", "MatMul"})
+"""Operators that multiply by a matrix."""
 
 POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 """Operators that pool over a window."""
@@ -76,7 +80,9 @@ def transfer(known: Known, node: ir.Node) -> Layout | None:
     if handler is None:
         return _elementwise(known, node)
     source = known.layout(_input(node, 0))
-    if source is None and handler not in (_convolve, _reshape, _vector):
+    if source is None and node.op_type == "Gemm":
+        handler = _vector
+    if source is None and handler not in (_convolve, reshape, _vector):
         return None
     return handler(known, node, source or Layout(()))
 
@@ -139,8 +145,7 @@ def _pool(known: Known, node: ir.Node, source: Layout) -> Layout | None:
     before, after = known.dims(node.inputs[0]), known.dims(node.outputs[0])
     kernel = attribute_ints(node, "kernel_shape")
     if (
-        node.op_type == "AveragePool"
-        and before is not None
+        before is not None
         and after is not None
         and kernel == list(before[2:])
         and min(kernel, default=0) > 3  # smaller ones halve the last map of a small model
@@ -151,7 +156,10 @@ def _pool(known: Known, node: ir.Node, source: Layout) -> Layout | None:
 
 
 def _window(known: Known, node: ir.Node, source: Layout) -> Layout:
-    layout = as_map(source)
+    weight = known.dims(_input(node, 1)) if node.op_type in CONVOLUTIONS else None
+    # A filter over many channels cannot run along the channels.
+    mixes = weight is not None and len(weight) > 2 and isinstance(weight[1], int) and weight[1] > 1
+    layout = as_map(source, channels=mixes)
     count = len(layout.axes) - 2
     strides = attribute_ints(node, "strides") or [1] * count
     attribute = node.attributes.get("strides")
@@ -224,39 +232,6 @@ def _transpose(known: Known, node: ir.Node, source: Layout) -> Layout | None:
     # The axes of a mixed layout come in another order now: nothing undoes that.
     memory = source.memory if perm == sorted(perm) else None
     return Layout(tuple(source.axes[index] for index in perm), memory)
-
-
-def _reshape(known: Known, node: ir.Node, source: Layout) -> Layout | None:
-    before, after = known.dims(node.inputs[0]), known.dims(node.outputs[0])
-    if after is None:
-        target = constant(_input(node, 1))
-        after = None if target is None else _target(before, target)
-    if after is None or before is None or not len(before) == len(source.axes) > 0:
-        return _like_origin(known, node, None if after is None else len(after))
-    layout = regroup(source, before, after)
-    if not layout.is_map and None in after:
-        return _like_origin(known, node, len(after)) or layout
-    return layout
-
-
-def _target(before: tuple[Dim, ...] | None, target: list[float]) -> tuple[Dim, ...]:
-    """Return the shape that a constant Reshape target makes, as far as it can be told."""
-    sizes: list[Dim] = []
-    for index, number in enumerate(target):
-        if number == 0 and before is not None and index < len(before):
-            sizes.append(before[index])
-        else:
-            sizes.append(int(number) if number > 0 else None)
-    return tuple(sizes)
-
-
-def _like_origin(known: Known, node: ir.Node, rank: int | None) -> Layout | None:
-    """Return the layout of the map whose shape a shape input was computed from."""
-    for origin in known.origins(_input(node, 1)):
-        layout = known.layout(origin)
-        if layout is not None and layout.is_map and rank in (None, len(layout.axes)):
-            return layout
-    return None
 
 
 def _vector(known: Known, node: ir.Node, source: Layout) -> Layout | None:
@@ -344,7 +319,14 @@ def _gather(known: Known, node: ir.Node, source: Layout) -> Layout | None:
 def _matmul(known: Known, node: ir.Node, source: Layout) -> Layout | None:
     if len(known.inputs(node)) != 1:
         return None
-    return Layout(source.axes) if len(source.axes) > 2 else _vector(known, node, source)
+    if len(source.axes) > 2:
+        return Layout(source.axes)
+    if source.memory is not None and not attribute_int(node, "transA", 0):
+        dims = known.dims(node.outputs[0]) or (None,)
+        rows = with_channels(source, dims[-1])
+        if rows is not None:
+            return rows
+    return _vector(known, node, source)
 
 
 def _unknown(known: Known, node: ir.Node, source: Layout) -> Layout | None:
@@ -360,11 +342,11 @@ _HANDLERS: dict[str, Callable[[Known, ir.Node, Layout], Layout | None]] = {
     **dict.fromkeys(("Expand", "GridSample", "Tile"), _by_size),
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth"), _blocks),
     **dict.fromkeys(("Einsum", "RoiAlign"), _unknown),
-    **dict.fromkeys(("Flatten", "Gemm"), _vector),
+    **dict.fromkeys(("Gemm", "MatMul"), _matmul),
     **dict.fromkeys(("Resize", "Upsample"), _resize),
+    "Flatten": _vector,
     "Gather": _gather,
-    "MatMul": _matmul,
-    "Reshape": _reshape,
+    "Reshape": reshape,
     "Slice": _slice,
     "Squeeze": _squeeze,
     "Transpose": _transpose,

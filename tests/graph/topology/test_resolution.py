@@ -272,3 +272,75 @@ def test_coarseness_counts_all_directions():
     layout = Layout((BATCH, CHANNEL, spatial(2), spatial(8)))
     assert (layout.stride, layout.coarseness, layout.channel_axis) == (8, 16, 1)
     assert Layout((BATCH, CHANNEL, spatial(2), spatial(None))).stride is None
+
+
+@pytest.mark.parametrize("batch", [2, "N"])
+@pytest.mark.parametrize("order", ["channels_first", "channels_last"])
+def test_tokens_that_become_a_map_again(batch, order):
+    net = Net((batch, 3, "H", "W"))
+    x = net.cbr("x", 8, 3, 2)
+
+    def size(axis):
+        number = net.op("Gather", net.op("Shape", x), net.const(axis, np.int64), axis=0)
+        return net.op("Unsqueeze", number, net.const([0], np.int64))
+
+    tokens = net.op("Reshape", x, net.const([0, 8, -1], np.int64))
+    hidden = net.op("Transpose", tokens, perm=[0, 2, 1])
+    # Attention: the layout of its result cannot be told.
+    hidden = net.op("MatMul", net.op("Softmax", net.op("MatMul", hidden, tokens)), hidden)
+    if order == "channels_last":
+        target = net.op("Concat", size(0), size(2), size(3), net.const([8], np.int64), axis=0)
+        back = net.op("Reshape", hidden, target)
+        back = net.op("Transpose", back, perm=[0, 3, 1, 2])
+    else:
+        target = net.op("Concat", size(0), net.const([8], np.int64), size(2), size(3), axis=0)
+        back = net.op("Reshape", net.op("Transpose", hidden, perm=[0, 2, 1]), target)
+    net.channels[back] = 8
+    site = last(net, back)
+    assert (site.stride, site.channel_axis) == (2, 1)
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["sizes", "sizes at run time"])
+def test_space_to_depth_of_the_input(known):
+    net = Net(("N", 3, 64, 64))
+    net.channels["x"] = 3
+    if known:
+        cut, joined = [0, 3, 16, 4, 16, 4], [0, 48, 16, 16]
+        y = net.op("Reshape", "x", net.const(cut, np.int64))
+    else:
+        shape = net.op("Shape", "x")
+        four = net.const([4], np.int64)
+
+        def blocks(axis):
+            number = net.op("Gather", shape, net.const([axis], np.int64), axis=0)
+            return net.op("Div", net.op("Add", number, net.op("Mul", number, four)), four)
+
+        first = net.op("Gather", shape, net.const([0], np.int64), axis=0)
+        three = net.const([3], np.int64)
+        target = net.op("Concat", first, three, blocks(2), four, blocks(3), four, axis=0)
+        y = net.op("Reshape", "x", target)
+    y = net.op("Transpose", y, perm=[0, 3, 5, 1, 2, 4])
+    if known:
+        y = net.op("Reshape", y, net.const(joined, np.int64))
+    else:
+        deep = net.const([48], np.int64)
+        y = net.op("Reshape", y, net.op("Concat", first, deep, blocks(2), blocks(3), axis=0))
+    net.channels[y] = 48
+    assert last(net, y).stride == 4
+
+
+def test_filter_over_many_channels_does_not_run_along_them():
+    net = Net()
+    x = net.op("Transpose", net.cbr("x", 8), perm=[0, 2, 3, 1])  # then taken for channels first
+    net.channels[x] = 64
+    site = last(net, x)
+    assert site.channel_axis == 1
+
+
+@pytest.mark.parametrize("op_type", ["AveragePool", "MaxPool"])
+def test_pool_over_the_whole_map_leaves_a_point(op_type):
+    net = Net(("N", 3, 16, 16))
+    x = net.cbr("x", 8)
+    pooled = net.op(op_type, x, kernel_shape=[16, 16], strides=[16, 16])
+    logits = net.conv(net.relu(net.conv(pooled, 4, 1)), 8, 1)
+    assert [site.value for site in find_sites(net.model(logits))] == [x]

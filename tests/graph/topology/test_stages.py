@@ -125,6 +125,20 @@ def test_plain_networks_count_every_convolution():
     ]
 
 
+def test_sum_of_resolutions_stands_for_itself():
+    # Parallel branches exchange their maps, and a head of a coarser resolution follows.
+    net = Net()
+    fine = net.residual(net.cbr("x", 8), 8)
+    coarse = net.residual(fine, 16, 2)
+    back = net.op("Resize", net.bn(net.conv(coarse, 8, 1)), "", net.const([1.0, 1.0, 2.0, 2.0]))
+    fused = net.relu(net.op("Add", fine, back))
+    down = net.bn(net.conv(net.cbr(fused, 8, 3, 2), 16, 3, 2))
+    other = net.bn(net.conv(net.residual(coarse, 16), 16, 3, 2))
+    end = net.relu(net.op("Add", down, other))
+    found = {site.value: (site.stride, site.stage) for site in find_sites(net.model(net.head(end)))}
+    assert (found[fused], found[end]) == ((1, 1), (4, 3))
+
+
 @pytest.mark.parametrize("merging", ["Concat", "Add"])
 def test_decoder_shares_the_stages_of_its_encoder(merging):
     net = Net()
