@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         StructDropError,
         UnsupportedModelError,
     )
+    from onnx_structdrop.graph.clean import CleanReport, clean
     from onnx_structdrop.graph.compare import differences
     from onnx_structdrop.graph.fold import fold
     from onnx_structdrop.graph.inline import inline
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from onnx_structdrop.graph.inspect import InspectReport, StochasticNode, inspect
     from onnx_structdrop.graph.io import load, save
     from onnx_structdrop.graph.mode import reseed, set_training_mode
+    from onnx_structdrop.graph.placement import placement
     from onnx_structdrop.graph.sites import Site, find_sites
+    from onnx_structdrop.graph.verify import VerifyReport, verify
     from onnx_structdrop.native import get_library_path, native_available, register
     from onnx_structdrop.specs import (
         DropBlock1D,
@@ -54,6 +57,7 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "CheckFailedError",
+    "CleanReport",
     "DropBlock1D",
     "DropBlock2D",
     "DropBlock3D",
@@ -71,7 +75,9 @@ __all__ = [
     "StochasticNode",
     "StructDropError",
     "UnsupportedModelError",
+    "VerifyReport",
     "__version__",
+    "clean",
     "differences",
     "find_sites",
     "fold",
@@ -81,11 +87,13 @@ __all__ = [
     "inspect",
     "load",
     "native_available",
+    "placement",
     "reference",
     "register",
     "reseed",
     "save",
     "set_training_mode",
+    "verify",
 ]
 
 # Imported on first use: the command line has to start faster than onnx loads.
@@ -100,6 +108,10 @@ _EXPORTS = {
         "SiteError",
         "StructDropError",
         "UnsupportedModelError",
+    ),
+    ".graph.clean": (
+        "CleanReport",
+        "clean",
     ),
     ".graph.compare": ("differences",),
     ".graph.fold": ("fold",),
@@ -118,9 +130,14 @@ _EXPORTS = {
         "reseed",
         "set_training_mode",
     ),
+    ".graph.placement": ("placement",),
     ".graph.sites": (
         "Site",
         "find_sites",
+    ),
+    ".graph.verify": (
+        "VerifyReport",
+        "verify",
     ),
     ".native": (
         "get_library_path",

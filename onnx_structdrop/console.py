@@ -28,6 +28,7 @@ __all__ = [
     "printable",
     "shape_text",
     "size_text",
+    "some",
 ]
 
 _PIPED_WIDTH = 100_000
@@ -170,3 +171,14 @@ def size_text(size: int | None) -> str:
         power += 1
     number = f"{size / 1000**power:.1f}" if power else str(size)
     return f"{number} {_UNITS[power]}"
+
+
+def some(names: Sequence[str], width: int = 32) -> str:
+    """Return the first name, cut in the middle to `width`, and how many others there are."""
+    if not names:
+        return "-"
+    first = names[0]
+    if len(first) > width:
+        half = (width - 3) // 2
+        first = f"{first[:half]}...{first[-half:]}"
+    return first if len(names) == 1 else f"{first} +{len(names) - 1}"

@@ -333,21 +333,62 @@ def test_inspect(capsys, dropping):
     assert [node["ratio"] for node in own] == [pytest.approx(0.1)] * 2
 
 
+def test_inspect_tells_what_becomes_of_foreign_nodes(capsys, tmp_path):
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Constant", [], ["on"], value=helper.make_tensor("", 9, [], [True])),
+        helper.make_node("Dropout", ["r", "", "on"], ["d"], name="a/very/long/path/to/a/Dropout"),
+        helper.make_node("Constant", [], ["s"], value=helper.make_tensor("", 7, [1], [1])),
+        helper.make_node("ConstantOfShape", ["s"], ["t"]),
+        *(helper.make_node("RandomUniformLike", ["t"], [f"u{n}"], name=f"u{n}") for n in range(2)),
+        helper.make_node("Add", ["u0", "u1"], ["u"]),
+        helper.make_node("Mul", ["d", "u"], ["y"]),
+    ]
+    path = relu_net(tmp_path / "train.onnx", 17, nodes)
+    out, _ = call(capsys, "inspect", path)
+    table = [line for line in out.splitlines() if " yes" in line]
+    assert [line.split()[-1] for line in table] == ["deleted", "merged", "merged"]
+    assert "50.0%" in table[0]
+    assert "frozen merged" in table[1]
+    for word in ("deleted: onnxruntime", "frozen: ", "merged: ", "0 of structdrop, 3 foreign"):
+        assert word in out
+    assert all(len(line) <= 100 for line in out.splitlines())
+    found = document(capsys, "inspect", path)["models"][0]["nodes"]
+    assert [node["deleted"] for node in found] == [True, False, False]
+    assert [node["twins"] for node in found] == [[], ["u1"], ["u0"]]
+    assert found[0]["name"] == "a/very/long/path/to/a/Dropout"
+    assert all(node["reaches"] == ["y"] for node in found)
+
+
+def test_inspect_shows_what_is_malformed(capsys, tmp_path):
+    path = relu_net(tmp_path / "bad.onnx", 10, [
+        onnx.helper.make_node("Dropout", ["r"], ["d"], name="bad", ratio="x"),
+        onnx.helper.make_node("Identity", ["r"], ["y"]),
+    ])  # fmt: skip
+    out, _ = call(capsys, "inspect", path)
+    assert "malformed: Dropout bad: its attribute 'ratio' is a STRING" in out
+
+
 def test_info(capsys):
     out, _ = call(capsys, "info")
-    assert "none: nodes run as functions" in out
+    assert ("SIMD level" if sd.native_available() else "nodes run as functions") in out
     assert "13 to 26" in out
     found = document(capsys, "info")
     assert found["onnx_structdrop"] == sd.__version__
     assert found["packages"]["onnx"] == onnx.__version__
     assert "CPUExecutionProvider" in found["providers"]
-    assert found["native_library"] is None
+    library = found["native_library"]
+    assert set(library) == {"path", "version", "api", "simd", "problem"}
+    assert (library["problem"] is None) == sd.native_available()
 
 
 def test_version_and_help(capsys):
     assert call(capsys, "--version") == (f"structdrop {sd.__version__}\n", "")
     out, _ = call(capsys, "--help")
-    for command in ("sites", "insert", "mode", "fold", "inline", "inspect", "plot", "info", "demo"):
+    for command in (
+        "sites", "insert", "mode", "fold", "clean", "inline", "inspect", "verify", "plot", "bench",
+        "info", "demo",
+    ):  # fmt: skip
         assert f"  {command} " in out
         assert call(capsys, command, "--help")[0].startswith(f"usage: structdrop {command}")
 
@@ -455,7 +496,7 @@ def test_output_equal_to_the_input(capsys, tmp_path, model, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "command", ["sites", "insert", "mode", "fold", "inline", "inspect", "plot"]
+    "command", ["sites", "insert", "mode", "fold", "clean", "inline", "inspect", "verify", "plot"]
 )
 @pytest.mark.parametrize(
     ("content", "mentions"),
@@ -477,6 +518,8 @@ def test_files_that_are_no_models(capsys, tmp_path, command, content, mentions):
         "insert": ("insert", path, "-o", tmp_path / "o.onnx", *INSERT),
         "mode": ("mode", path, "-o", tmp_path / "o.onnx", "--train"),
         "fold": ("fold", path, "-o", tmp_path / "o.onnx"),
+        "clean": ("clean", path, "-o", tmp_path / "o.onnx"),
+        "verify": ("verify", RESNET, path),
         "inline": ("inline", path, "-o", tmp_path / "o.onnx"),
         "inspect": ("inspect", RESNET, path),
         "plot": ("plot", "sites", path, "-o", tmp_path / "o.png"),

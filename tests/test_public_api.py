@@ -23,10 +23,14 @@ SIGNATURES = {
     "Dropout": "(rate, noise_shape=None, seed=None)",
     "DropPath": "(rate, seed=None, scale_by_keep=True)",
     "find_sites": "(model)",
+    "placement": "(sites, name='paper')",
     "insert": "(model, spec, sites=None, *, training_mode=True, ratio_input=None, calibrate=False)",
     "set_training_mode": "(model, enabled)",
     "reseed": "(model, seed)",
     "fold": "(model)",
+    "clean": "(model)",
+    "verify": "(original, rewritten, *, samples=2, seed=0, tolerance=None, inference=False, "
+    "max_weights=1073741824, timeout=120.0)",
     "inline": "(model, random_source='dropout')",
     "inspect": "(model)",
     "differences": "(first, second)",
@@ -40,6 +44,7 @@ NAMES = {
     *("ArgumentError", "ArgumentTypeError", "CheckFailedError", "ModelError", "NativeLibraryError"),
     *("OutputError", "SiteError", "StructDropError", "UnsupportedModelError"),
     *("get_library_path", "native_available"),
+    *("CleanReport", "VerifyReport"),
     *("InspectReport", "Site", "StochasticNode", "__version__", "reference"),
 }
 

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_structdrop.console import percent, print_json, print_line, print_table, shape_text
+from onnx_structdrop.console import percent, print_json, print_line, print_table, shape_text, some
 from onnx_structdrop.graph.inspect import InspectReport, StochasticNode, inspect
 from onnx_structdrop.graph.io import load
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
 __all__ = ["run"]
+
+_FATES = {
+    "deleted": "onnxruntime drops it at its default level, active or not (?: it depends)",
+    "frozen": "it reads constants only, so onnxslim and others make it a constant",
+    "merged": "a node reads the same, so onnxsim, onnxoptimizer and onnxslim make them one",
+}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,7 +38,22 @@ def _print_report(path: str, report: InspectReport) -> None:
     if not report.nodes:
         print_line(f"{path}: nothing draws random numbers")
         return
-    scoped = any(node.scope for node in report.nodes)
+    title: str | None = path
+    if report.own:
+        _print_own(path, report.own)
+        title = None
+    if report.foreign:
+        if title is None:
+            print_line()
+        _print_foreign(title, report.foreign)
+    for node in report.nodes:
+        for problem in node.problems:
+            print_line(f"malformed: {node.op_type} {node.name or node.output or '?'}: {problem}")
+    print_line(f"{len(report.own)} of structdrop, {len(report.foreign)} foreign")
+
+
+def _print_own(title: str, nodes: Sequence[StochasticNode]) -> None:
+    scoped = any(node.scope for node in nodes)
     print_table(
         {
             "node": "left",
@@ -56,11 +78,61 @@ def _print_report(path: str, report: InspectReport) -> None:
                 _attributes(node),
                 *((node.scope or None,) if scoped else ()),
             )
-            for node in report.nodes
+            for node in nodes
         ),
-        title=path,
+        title=title,
     )
-    print_line(f"{len(report.own)} of structdrop, {len(report.foreign)} foreign")
+
+
+def _print_foreign(title: str | None, nodes: Sequence[StochasticNode]) -> None:
+    # A table per scope: names of scopes are long.
+    for scope in dict.fromkeys(node.scope for node in nodes):
+        inside = [node for node in nodes if node.scope == scope]
+        above = ", ".join(filter(None, (title, scope and f"in {scope}")))
+        print_table(
+            {
+                "foreign node": "left",
+                "operator": "left",
+                "active": "left",
+                "fed by": "left",
+                "reaches": "left",
+                "elsewhere": "left",
+            },
+            (
+                (
+                    some([node.name or node.output], 18),
+                    some([node.op_type], 18),
+                    " ".join(filter(None, (_active(node), _rate(node)))),
+                    None if node.data is None else some([node.data], 14),
+                    some(node.reaches, 12),
+                    _fate(node),
+                )
+                for node in inside
+            ),
+            title=above or None,
+        )
+    for word, meaning in _FATES.items():
+        if any(word in (_fate(node) or "") for node in nodes):
+            print_line(f"{word}: {meaning}")
+
+
+def _rate(node: StochasticNode) -> str | None:
+    if node.ratio is None:
+        return None
+    return some([node.ratio], 10) if isinstance(node.ratio, str) else percent(node.ratio)
+
+
+def _fate(node: StochasticNode) -> str | None:
+    """Return what becomes of a live node elsewhere."""
+    if node.active is False:
+        return None
+    fates = {
+        "deleted?": node.deleted is None,
+        "deleted": bool(node.deleted),
+        "frozen": node.frozen,
+        "merged": bool(node.twins),
+    }
+    return " ".join(word for word, holds in fates.items() if holds) or None
 
 
 def _active(node: StochasticNode) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onnx_structdrop.commands.changes import print_changes, print_nodes
 from onnx_structdrop.commands.facts import Facts
 from onnx_structdrop.commands.files import check_output, model_size, output_path, write
+from onnx_structdrop.commands.verify import accept, tell
 from onnx_structdrop.console import message, print_json
 from onnx_structdrop.errors import CheckFailedError, ModelError
 from onnx_structdrop.graph.fold import fold
@@ -16,6 +17,8 @@ from onnx_structdrop.graph.inspect import StochasticNode, inspect
 from onnx_structdrop.graph.io import load
 from onnx_structdrop.graph.mode import set_training_mode
 from onnx_structdrop.graph.record import check_not_inlined
+from onnx_structdrop.graph.verify import verify
+from onnx_structdrop.graph.verify.pinned import pinned
 
 if TYPE_CHECKING:
     import argparse
@@ -63,10 +66,18 @@ def _fold(
         message(f"no structured dropout in {options.model}: nothing to fold")
     # Functions of ours that nothing calls, and the like, go as well.
     changed = bool(nodes) or dataclasses.replace(before, size=None) != Facts.of(result, None)
+    verification = None
+    if changed and not options.no_verify:
+        # What is random in both of them is held the same way: folding does not touch it.
+        verification = verify(pinned(model).model, pinned(result).model, tolerance=0)
+        accept(verification)
     size = _finish(options, model, result, target, changed=changed)
+    if verification is not None:
+        tell(verification)
     after = Facts.of(result, before.size if size is None else size)
     if options.json:
-        _print_json(options, target, removed=nodes, before=before, after=after)
+        plain = None if verification is None else verification.to_dict()
+        _print_json(options, target, removed=nodes, verification=plain, before=before, after=after)
         return 0
     if nodes:
         print_nodes(f"removed {_count(nodes)}", nodes)

@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from onnx_structdrop.graph.convert import as_ir
+from onnx_structdrop.graph.fates import Fates, is_deleted
 from onnx_structdrop.graph.nodes import element_type, is_dropout
+from onnx_structdrop.graph.reach import Reach
+from onnx_structdrop.graph.reading import Reading
 from onnx_structdrop.graph.scopes import scopes
 from onnx_structdrop.schema import DOMAIN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     import onnx
 
-__all__ = ["InspectReport", "StochasticNode", "inspect"]
+__all__ = ["InspectReport", "StochasticNode", "inspect", "is_stochastic"]
+
+_DEFAULT = ("", "ai.onnx")
 
 _GENERATORS = (
     "RandomUniform",
@@ -28,6 +33,16 @@ _GENERATORS = (
     "Multinomial",
 )
 
+# What exporters leave of TensorFlow's generators: no operators of ONNX, nothing runs them.
+_TENSORFLOW = ("Stateless", "Random", "TruncatedNormal", "ParameterizedTruncatedNormal")
+_NOT_RANDOM = ("StatelessRandomGet", "StatelessIf", "StatelessWhile", "StatelessCase")
+
+# Place of the ratio and of the mode among the inputs of what onnxruntime fuses Dropout into.
+_FUSED = {
+    "BiasDropout": (3, 4),
+    "BitmaskDropout": (1, 2),
+    "BitmaskBiasDropout": (3, 4),
+}
 
 _NO_TEST_FLAG_SINCE = 7
 
@@ -47,7 +62,7 @@ class StochasticNode:
     origin: str
     """"structdrop" for nodes of this package, "foreign" for any other."""
     active: bool | None
-    """Whether it is random now; None where that is decided at run time."""
+    """Whether it is random now; None where that is decided at run time, or cannot be told."""
     data: str | None
     """Name of the value it drops or samples from."""
     output: str
@@ -60,6 +75,18 @@ class StochasticNode:
     seed: int | float | None
     attributes: dict[str, int | float | list[int]]
     """Further attributes as they stand on the node."""
+    reaches: tuple[str, ...] = ()
+    """Graph outputs that depend on it, in order; empty for a node that is dead."""
+    deleted: bool | None = False
+    """Whether onnxruntime deletes it at its default optimisation level (and from "basic" up),
+    whatever its mode; None where that depends on the call of its function, or on which subgraphs
+    read what."""
+    frozen: bool = False
+    """Whether all that it reads is constant, so that constant folding would fix it for good."""
+    twins: tuple[str, ...] = ()
+    """Outputs of nodes that compute the same, which merging equal nodes would take for one."""
+    problems: tuple[str, ...] = ()
+    """What is malformed about it; fields that cannot be read for that are None or empty."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data that JSON can hold."""
@@ -90,6 +117,8 @@ class InspectReport:
 def inspect(model: onnx.ModelProto | ir.Model) -> InspectReport:
     """Report every stochastic node: structured dropout, and foreign dropout and generators.
 
+    A malformed node does not stop it: the node's `problems` say what is wrong.
+
     Parameters
     ----------
     model
@@ -103,100 +132,106 @@ def inspect(model: onnx.ModelProto | ir.Model) -> InspectReport:
     return InspectReport(tuple(_stochastic_nodes(as_ir(model))))
 
 
+def is_stochastic(node: ir.Node, functions: Collection[ir.OperatorIdentifier] = ()) -> bool:
+    """Tell whether a node draws random numbers, now or in training mode.
+
+    Parameters
+    ----------
+    node
+        Any node.
+    functions
+        Identifiers of the model's functions: a call of one is not random by its name.
+    """
+    if is_dropout(node):
+        return True
+    if node.domain == "com.microsoft" and node.op_type in _FUSED:
+        return True
+    if node.domain not in _DEFAULT or node.op_identifier() in functions:
+        return False
+    name = node.op_type
+    return (
+        name in _GENERATORS
+        or name == "Dropout"
+        or (name.startswith(_TENSORFLOW) and not name.startswith(_NOT_RANDOM))
+    )
+
+
 def _stochastic_nodes(model: ir.Model) -> Iterator[StochasticNode]:
-    opset = model.opset_imports.get("", _NO_TEST_FLAG_SINCE)
+    found: list[tuple[str, ir.Node, int, frozenset[ir.Value]]] = []
+    fates = Fates()
+    opset, formal = model.opset_imports.get(""), frozenset[ir.Value]()
     for scope, graph in scopes(model):
+        if isinstance(graph, ir.Function):
+            # Its subgraphs follow before the next function does.
+            opset, formal = graph.opset_imports.get(""), frozenset((*graph.inputs, *graph.outputs))
         if scope.startswith(_OWN_BODIES):
             continue
-        for node in graph:
-            if is_dropout(node):
-                mode = _integer(node, "training_mode")
-                active = None if mode is None else bool(mode)
-                yield _described(scope, node, "structdrop", active, _input(node, 1))
-            elif node.domain in ("", "ai.onnx") and node.op_type in _GENERATORS:
-                yield _described(scope, node, "foreign", True, None)
-            elif node.domain in ("", "ai.onnx") and node.op_type == "Dropout":
-                active = _dropout_active(node, opset)
-                yield _described(scope, node, "foreign", active, _input(node, 1))
+        random = [node for node in graph if is_stochastic(node, model.functions)]
+        fates.read(graph, set(random))
+        known = _NO_TEST_FLAG_SINCE if opset is None else opset
+        found += [(scope, node, known, formal) for node in random]
+    reach = Reach(model) if found else None
+    constants: dict[ir.Value, Any] = {}
+    for scope, node, known, formal in found:
+        reading = Reading(node, constants)
+        yield _described(scope, reading, node, known, formal, fates, reach)
 
 
 def _described(
-    scope: str, node: ir.Node, origin: str, active: bool | None, ratio: ir.Value | None
+    scope: str,
+    reading: Reading,
+    node: ir.Node,
+    opset: int,
+    formal: frozenset[ir.Value],
+    fates: Fates,
+    reach: Reach | None,
 ) -> StochasticNode:
-    output, data = node.outputs[0], _input(node, 0)
-    known = output if output.shape is not None or data is None else data
-    attributes = {
-        name: list(attribute.as_ints())
-        if attribute.type == ir.AttributeType.INTS
-        else attribute.value
-        for name, attribute in node.attributes.items()
-        if name not in ("seed", "training_mode")
-        and not attribute.is_ref()
-        and attribute.type in (ir.AttributeType.INT, ir.AttributeType.INTS, ir.AttributeType.FLOAT)
-    }
+    own, standard = is_dropout(node), node.op_type == "Dropout" and node.domain in _DEFAULT
+    ratio: float | str | None = None
+    if own:
+        mode = reading.integer("training_mode")
+        active, ratio = None if mode is None else bool(mode), reading.ratio(1)
+    elif standard:
+        active, ratio = _dropout_active(reading, opset), reading.ratio(1, default=0.5)
+    elif node.op_type in _FUSED:
+        place, mode_place = _FUSED[node.op_type]
+        active, ratio = reading.flag(mode_place), reading.ratio(place, default=0.5)
+    else:
+        active = True
+    output, data = reading.output(), reading.input(0)
+    known = data if output is None or (output.shape is None and data is not None) else output
+    seed = reading.number("seed")
     return StochasticNode(
         name=node.name or "",
         op_type=node.op_type,
         domain=node.domain,
         scope=scope,
-        origin=origin,
+        origin="structdrop" if own else "foreign",
         active=active,
         data=None if data is None else data.name,
-        output=output.name or "",
+        output="" if output is None else output.name or "",
         shape=None
         if known is None or known.shape is None
         else tuple(size if isinstance(size, int) else size.value for size in known.shape),
         dtype=element_type(output) or element_type(data),
-        ratio=_ratio(node, ratio),
-        seed=_seed(node),
-        attributes=attributes,
+        ratio=ratio,
+        seed=seed,
+        attributes=reading.attributes(without=("seed", "training_mode")),
+        reaches=() if reach is None else reach.outputs(node),
+        deleted=is_deleted(node, formal) if standard else False,
+        frozen=not own and fates.frozen(node),
+        twins=tuple(twin.outputs[0].name or "" for twin in fates.twins(node) if twin.outputs),
+        problems=tuple(reading.problems),
     )
 
 
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
-
-
-def _integer(node: ir.Node, name: str) -> int | None:
-    attribute = node.attributes.get(name)
-    return None if attribute is None or attribute.is_ref() else attribute.as_int()
-
-
-def _seed(node: ir.Node) -> int | float | None:
-    attribute = node.attributes.get("seed")
-    if attribute is None or attribute.is_ref():
-        return None
-    value: int | float = attribute.value
-    return value
-
-
-def _constant(value: ir.Value | None) -> Any:
-    tensor = (
-        None if value is None or value.is_graph_input() else ir.convenience.get_const_tensor(value)
-    )
-    return None if tensor is None or tensor.size != 1 else tensor.numpy().item()
-
-
-def _ratio(node: ir.Node, value: ir.Value | None) -> float | str | None:
-    if value is not None:
-        constant = _constant(value)
-        return value.name if constant is None else float(constant)
-    attribute = node.attributes.get("ratio")
-    if attribute is not None and not attribute.is_ref():
-        return float(attribute.as_float())
-    return 0.5 if node.op_type == "Dropout" else None
-
-
-def _dropout_active(node: ir.Node, opset: int) -> bool | None:
+def _dropout_active(reading: Reading, opset: int) -> bool | None:
     """Tell whether a standard Dropout is on.
 
     It is unless ``is_test`` says otherwise below opset 7, never from 7 to 11, and an input's
     business from 12.
     """
     if opset < _NO_TEST_FLAG_SINCE:
-        return not _integer(node, "is_test")
-    mode = _input(node, 2)
-    if mode is None:
-        return False
-    constant = _constant(mode)
-    return None if constant is None else bool(constant)
+        test = reading.integer("is_test", default=0)
+        return None if test is None else not test
+    return reading.flag(2)

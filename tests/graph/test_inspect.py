@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import onnx
 import onnx.parser
 import onnx_ir as ir
@@ -98,6 +99,15 @@ def test_the_model_is_left_alone(resnet):
     before = model.SerializeToString(deterministic=True)
     inspect(model)
     assert model.SerializeToString(deterministic=True) == before
+
+
+def test_constants_of_the_model_are_left_alone():
+    """Reading a constant must not name it, as onnx-ir's own function does."""
+    body = "t = Constant <value = bool {1}> () y = Dropout (x, rate, t)"
+    model = ir.from_proto(parsed(body, inputs="float[N,3,8,8] x, float rate"))
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    inspect(model)
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
 
 @pytest.mark.parametrize(
@@ -218,3 +228,129 @@ def test_json(resnet):
     assert len(plain["nodes"]) == len(report.nodes)
     assert plain["nodes"][0] == json.loads(json.dumps(report.nodes[0].to_dict()))
     assert plain["nodes"][0]["ratio"] == "rate"
+
+
+# Malformed nodes
+
+
+def dropout_net(*inputs, outputs=("d",), opset=17, domain="", op_type="Dropout", **attributes):
+    helper = onnx.helper
+    graph = helper.make_graph(
+        [
+            helper.make_node("Relu", ["x"], ["a"]),
+            helper.make_node(
+                op_type, ["a", *inputs], list(outputs), name="bad", domain=domain, **attributes
+            ),
+            helper.make_node("Relu", ["a"], ["y"]),
+        ],
+        "net",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2])],
+        [
+            onnx.numpy_helper.from_array(np.array("x", dtype=object), "text"),
+            onnx.numpy_helper.from_array(np.array(0.25, np.float32), "quarter"),
+            onnx.numpy_helper.from_array(np.array(1 + 1j, np.complex64), "complex"),
+            onnx.TensorProto(name="short", data_type=1, dims=[1], raw_data=b"\0"),
+        ],
+    )
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, 1)]
+    return helper.make_model(graph, opset_imports=imports, ir_version=8)
+
+
+def own(**attributes):
+    return dropout_net(
+        "quarter", op_type="SpatialDropout", domain=DOMAIN, outputs=("d", "", ""), **attributes
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        (own(training_mode="x", seed=1), ["training_mode", "STRING"]),
+        (own(training_mode=1, seed="x"), ["seed", "STRING"]),
+        (dropout_net(outputs=()), ["no output"]),
+        (dropout_net(opset=10, ratio="x"), ["ratio", "STRING"]),
+        (dropout_net(opset=6, is_test="x"), ["is_test", "STRING"]),
+        (dropout_net("text"), ["'text'", "no number"]),
+        (dropout_net("complex"), ["'complex'", "no number"]),
+        (dropout_net("short"), ["'short'", "cannot be read"]),
+        (dropout_net("quarter", "text"), ["'text'", "bool"]),
+        (dropout_net("quarter", "quarter"), ["'quarter'", "0.25", "bool"]),
+        (dropout_net(op_type="RandomUniformLike", outputs=(), seed="x"), ["no output"]),
+    ],
+)
+def test_malformed_nodes_are_described(model, words):
+    (node,) = inspect(model).nodes
+    assert node.name == "bad"
+    for word in words:
+        assert any(word in problem for problem in node.problems)
+    assert json.loads(json.dumps(node.to_dict()))["problems"] == list(node.problems)
+
+
+def test_an_identity_of_nothing():
+    model = dropout_net("quarter")
+    model.graph.node[0].op_type = "Identity"
+    del model.graph.node[0].input[:]
+    (node,) = inspect(model).nodes
+    assert node.deleted is False
+
+
+def test_what_cannot_be_read_is_unknown():
+    (node,) = inspect(own(training_mode="x", seed="x")).nodes
+    assert (node.active, node.seed, node.ratio) == (None, None, 0.25)
+    (node,) = inspect(dropout_net("quarter", "text")).nodes
+    assert node.active is None
+    (node,) = inspect(dropout_net(opset=6, is_test="x")).nodes
+    assert node.active is None
+
+
+def test_well_formed_nodes_have_no_problems(resnet):
+    model = inline(insert(resnet, DropBlock2D(0.1, seed=1)))
+    assert not any(node.problems for node in inspect(model).nodes)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "found"),
+    [
+        ("StatelessRandomUniformV2", True),
+        ("StatelessTruncatedNormalV2", True),
+        ("RandomStandardNormal", True),
+        ("StatelessRandomGetKeyCounter", False),
+        ("StatelessIf", False),
+    ],
+)
+def test_leftovers_of_tensorflow(op_type, found):
+    nodes = inspect(dropout_net(op_type=op_type)).nodes
+    assert [node.op_type for node in nodes] == [op_type] * found
+    assert all(node.active and node.origin == "foreign" for node in nodes)
+
+
+def test_a_function_is_not_random_by_its_name():
+    model = parsed(
+        "y = StatelessRandomUniform (x)",
+        functions='<domain: "", opset_import: ["": 20]>'
+        "StatelessRandomUniform (v) => (w) { w = Neg (v) }",
+    )
+    assert not inspect(model).nodes
+
+
+def test_what_onnxruntime_fuses_dropout_into():
+    model = parsed(
+        'y = com.microsoft.BiasDropout (x, b, "", r, t)',
+        inputs="float[N,3,8,8] x, float[8] b, float r, bool t",
+        more=', "com.microsoft": 1',
+    )
+    (node,) = inspect(model).foreign
+    assert (node.active, node.ratio) == (None, "r")
+
+
+def test_opset_of_a_function_counts():
+    """A Dropout is read by the opset of the function that it is in."""
+    model = parsed(
+        "y = local.f (x)",
+        opset=17,
+        functions='<domain: "local", opset_import: ["": 6]> f (v) => (w) { w = Dropout (v) }',
+        more=', "local": 1',
+    )
+    (node,) = inspect(model).nodes
+    assert node.active is True

@@ -1,0 +1,33 @@
+"""Constants of one element."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from onnx_structdrop.errors import ModelError
+from onnx_structdrop.graph.reading import constant_array
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["scalar"]
+
+_PASSED_ON = ("Cast", "CastLike", "Identity")
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """Return the number that a constant holds, or None where it is no constant number."""
+    producer = None if value is None else value.producer()
+    while producer is not None and producer.op_type in _PASSED_ON and producer.inputs:
+        value = producer.inputs[0]
+        producer = None if value is None else value.producer()
+    if value is None or value.is_graph_input():
+        return None
+    try:
+        array = constant_array(value)
+        if array is None or array.size != 1 or array.dtype.kind in "OSU":
+            return None
+        return float(array.reshape(-1)[0])
+    except (ModelError, ArithmeticError, AttributeError, LookupError, OSError, TypeError,
+            ValueError):  # fmt: skip
+        return None

@@ -1,0 +1,66 @@
+"""What a numeric check found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["DIFFERENT", "EQUAL", "NOT_COMPARABLE", "NOT_RUN", "OutputCheck", "VerifyReport"]
+
+EQUAL = "equal"
+DIFFERENT = "different"
+NOT_COMPARABLE = "not comparable"
+NOT_RUN = "not run"
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """One output of the models, over all samples."""
+
+    name: str
+    status: str
+    """"equal", "different", or "not comparable"."""
+    exact: bool
+    """Whether all values are equal bit for bit; any NaN equals any other."""
+    tolerance: float
+    """Largest relative error that counts as equal; 0 for types that are compared exactly."""
+    error: float
+    """Largest absolute difference over the largest absolute value; NaN where nothing was
+    compared."""
+    reason: str = ""
+    """Why it is different, or cannot be compared."""
+    constant: bool = False
+    """Whether all its values, on all samples, are one number: that they are equal says little."""
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` found."""
+
+    status: str
+    """"equal": every output was compared, and all are equal. "different": at least one is not,
+    or the signature is not. "not comparable": what was compared is equal, but not all outputs
+    can be compared. "not run": nothing was compared."""
+    reason: str
+    """Why the status is not "equal"; names the node, output or input at fault."""
+    reference: str
+    """What was compared with: "original", or "original in inference form"."""
+    checks: tuple[str, ...]
+    """Every check that was made and passed, in words."""
+    outputs: tuple[OutputCheck, ...]
+    shapes: tuple[dict[str, tuple[int, ...]], ...]
+    """Shape of every input, per sample."""
+    held: dict[str, bool]
+    """Inputs that were held at a value, since they switch dropout."""
+    seed: int
+    optimisation: str
+    """Level of onnxruntime's graph optimisations: "off", or "basic" where there is float16."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether every output was compared and is equal bit for bit."""
+        return self.status == EQUAL and all(output.exact for output in self.outputs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data that JSON can hold."""
+        return {**asdict(self), "exact": self.exact}

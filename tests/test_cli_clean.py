@@ -1,0 +1,171 @@
+"""``structdrop clean``: its tables, its exit codes, and when it writes."""
+
+from __future__ import annotations
+
+import json
+
+import onnx
+import onnx_ir as ir
+import pytest
+from test_cli import call, contents, document, refused
+from test_cli_verify import RANDOM, failed, written
+
+import onnx_structdrop as sd
+from onnx_structdrop.graph.clean import Decision, Residual
+
+DROPOUT = f"{RANDOM} a = Relu (x) d = Dropout (a, r, t) y = Neg (d)"
+NOISE = "u = RandomUniformLike (x) v = Log (u) w = Neg (v) y = Add (x, w)"
+
+
+@pytest.fixture
+def dropout(tmp_path):
+    return written(tmp_path / "dropout.onnx", DROPOUT)
+
+
+@pytest.fixture
+def noise(tmp_path):
+    """Return a model whose randomness is its purpose."""
+    return written(tmp_path / "noise.onnx", NOISE)
+
+
+@pytest.fixture
+def quiet(tmp_path):
+    return written(tmp_path / "quiet.onnx", "y = Relu (x)")
+
+
+def pretend(monkeypatch, body, decisions=(), residual=(), changed=True):
+    """Let `clean` return a model and a report."""
+    result = written_model(body)
+    report = sd.CleanReport(tuple(decisions), tuple(residual), changed)
+    monkeypatch.setattr("onnx_structdrop.commands.clean.clean", lambda _: (result, report))
+
+
+def written_model(body):
+    text = '<ir_version: 8, opset_import: ["": 17]> g (float[N,4] x) => (float[N,4] y)'
+    return ir.from_proto(onnx.parser.parse_model(f"{text} {{ {body} }}"))
+
+
+DECISION = Decision(("d",), "", "Dropout", "its training mode is constant", "replaced by its data")
+RESIDUAL = Residual("u", "", "RandomUniformLike", "u", "its numbers are added to the data")
+
+
+def test_a_cleaned_model_is_written(capsys, dropout, tmp_path):
+    target = tmp_path / "c.onnx"
+    out, err = call(capsys, "clean", dropout, "-o", target)
+    assert "Dropout" in out
+    assert "verified: " in err
+    assert "bit for bit" in err
+    assert f"wrote {target}" in err
+    assert not sd.inspect(sd.load(target)).nodes
+    _, err = call(capsys, "clean", dropout, "-o", target, "--no-verify")
+    assert "verified" not in err
+
+
+def test_json(capsys, dropout, tmp_path):
+    found = document(capsys, "clean", dropout, "-o", tmp_path / "c.onnx")
+    assert found["output"] == str(tmp_path / "c.onnx")
+    assert found["changed"] is True
+    assert found["residual"] == []
+    assert found["decisions"]
+    assert set(found["decisions"][0]) == {"nodes", "scope", "pattern", "evidence", "action"}
+    assert found["verification"]["exact"] is True
+    assert found["verification"]["reference"] == "original in inference form"
+    assert found["before"]["nodes"] > found["after"]["nodes"]
+
+
+def test_tables(capsys, dropout, tmp_path, monkeypatch):
+    pretend(monkeypatch, "a = Relu (x) y = Neg (a)", [DECISION])
+    out, _ = call(capsys, "clean", dropout, "-o", tmp_path / "c.onnx")
+    for text in (*DECISION.nodes, DECISION.pattern, DECISION.evidence, DECISION.action):
+        assert text in out
+    assert "nodes" in out
+
+
+def test_randomness_that_is_left(capsys, noise, tmp_path):
+    before = contents(tmp_path)
+    out, err = failed(capsys, 3, "clean", noise, "-o", tmp_path / "c.onnx")
+    assert "RandomUniformLike" in out
+    assert "1 node stays random" in err
+    assert "nothing was written" in err
+    assert "--allow-random" in err
+    out, _ = failed(capsys, 3, "clean", noise, "--in-place", "--json")
+    found = json.loads(out)
+    assert found["output"] is None
+    assert [entry["op_type"] for entry in found["residual"]] == ["RandomUniformLike"]
+    assert contents(tmp_path) == before
+
+
+def test_allowed_randomness_is_written_and_told(capsys, noise, tmp_path, monkeypatch):
+    target = tmp_path / "c.onnx"
+    found = document(capsys, "clean", noise, "-o", target, "--allow-random")
+    assert len(found["residual"]) == 1
+    assert target.exists()
+    pretend(monkeypatch, NOISE, [DECISION], [RESIDUAL])
+    out, err = call(capsys, "clean", noise, "-o", target, "--allow-random")
+    assert RESIDUAL.reason in out
+    assert "not verified (not comparable)" in err
+
+
+def test_what_does_not_compute_the_same_is_not_written(capsys, dropout, tmp_path, monkeypatch):
+    pretend(monkeypatch, "a = Elu (x) y = Neg (a)", [DECISION])
+    argv = ("clean", dropout, "-o", tmp_path / "c.onnx")
+    refused(capsys, tmp_path, 3, *argv, mentions=["does not compute the same", "output 'y'"])
+    call(capsys, *argv, "--no-verify")
+
+
+def test_a_changed_signature_is_not_written(capsys, dropout, tmp_path, monkeypatch):
+    pretend(monkeypatch, "a = Relu (x) y = Neg (a)", [DECISION])
+    path = written(tmp_path / "other.onnx", DROPOUT.replace("x", "z"), inputs="float[N,4] z")
+    argv = ("clean", path, "-o", tmp_path / "c.onnx")
+    refused(capsys, tmp_path, 3, *argv, mentions=["inputs are 'x' instead of 'z'"])
+
+
+def test_nothing_to_clean(capsys, quiet, tmp_path):
+    target = tmp_path / "c.onnx"
+    out, err = call(capsys, "clean", quiet, "-o", target)
+    assert "nothing to clean" in out
+    assert err == f"wrote {target}\n"
+    assert sd.differences(sd.load(quiet), sd.load(target)) == []
+    before = contents(tmp_path)
+    _, err = call(capsys, "clean", quiet, "--in-place")
+    assert "left as it was" in err
+    assert contents(tmp_path) == before
+
+
+def test_in_place(capsys, dropout):
+    call(capsys, "clean", dropout, "--in-place")
+    assert not sd.inspect(sd.load(dropout)).nodes
+
+
+def test_wrong_usage(capsys, dropout, tmp_path):
+    refused(capsys, tmp_path, 2, "clean", dropout, mentions=["-o OUT", "--in-place"])
+    refused(capsys, tmp_path, 2, "clean", dropout, "-o", dropout, mentions=["--in-place"])
+    gone = tmp_path / "gone.onnx"
+    refused(capsys, tmp_path, 1, "clean", gone, "-o", tmp_path / "c.onnx", mentions=["gone.onnx"])
+
+
+def test_our_own_nodes_are_cleaned(capsys, tmp_path, models):
+    source, target = tmp_path / "d.onnx", tmp_path / "c.onnx"
+    model = sd.load(models / "resnet18_dynamo.onnx")
+    sd.save(sd.insert(model, sd.SpatialDropout2D(0.1, seed=1)), source)
+    _, err = call(capsys, "clean", source, "-o", target)
+    assert "bit for bit" in err
+    assert not sd.inspect(sd.load(target)).nodes
+
+
+def test_equal_decisions_are_one_row(capsys, dropout, tmp_path, monkeypatch):
+    many = [Decision((f"bn{n}",), "", "batch normalisation", "mode", "set") for n in range(52)]
+    pretend(monkeypatch, "a = Relu (x) y = Neg (a)", [*many, DECISION])
+    out, _ = call(capsys, "clean", dropout, "-o", tmp_path / "c.onnx")
+    assert out.count("batch normalisation") == 1
+    assert "bn0 +51" in out
+    assert DECISION.pattern in out
+
+
+def test_names_of_nodes_are_cut(capsys, dropout, tmp_path, monkeypatch):
+    names = tuple(f"/features/features.{place}/very/long/name/Dropout" for place in range(12))
+    many = Decision(names, "", "Dropout", "evidence", "replaced")
+    pretend(monkeypatch, "a = Relu (x) y = Neg (a)", [many])
+    out, _ = call(capsys, "clean", dropout, "-o", tmp_path / "c.onnx")
+    assert "+11" in out
+    assert names[0] not in out
