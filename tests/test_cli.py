@@ -15,7 +15,7 @@ import pytest
 
 import onnx_structdrop as sd
 from onnx_structdrop.cli import main
-from onnx_structdrop.commands import parser
+from onnx_structdrop.commands import groups, values
 from onnx_structdrop.console import printable, size_text
 from onnx_structdrop.graph.sites import KINDS
 from onnx_structdrop.specs import SPECS
@@ -394,8 +394,8 @@ def test_version_and_help(capsys):
 
 
 def test_names_in_the_parser_are_those_of_the_package():
-    assert parser.KINDS == KINDS
-    assert list(parser.SPEC_NAMES) == list(SPECS)
+    assert values.KINDS == KINDS
+    assert list(groups.SPEC_NAMES) == list(SPECS)
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])

@@ -1,7 +1,6 @@
 """The command line of ``structdrop``: commands and their options.
 
-This module is imported before anything else, so it imports nothing heavy: names of specifications
-and kinds are spelled out here, and a test compares them with where they come from.
+This module is imported before anything else, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -9,23 +8,10 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from onnx_structdrop.commands import values
+from onnx_structdrop.commands import groups, values
 from onnx_structdrop.commands.usage import UsageError
-from onnx_structdrop.commands.values import KINDS, PLACEMENTS
 
-__all__ = ["KINDS", "PLACEMENTS", "SPEC_NAMES", "build_parser"]
-
-SPEC_NAMES = (
-    "SpatialDropout1D",
-    "SpatialDropout2D",
-    "SpatialDropout3D",
-    "DropBlock1D",
-    "DropBlock2D",
-    "DropBlock3D",
-    "Dropout",
-    "DropPath",
-)
-"""Names of the specifications."""
+__all__ = ["build_parser"]
 
 _EPILOG = """\
 exit codes: 0 done, 1 an error, 2 wrong usage, 3 a check failed and nothing was written.
@@ -78,27 +64,27 @@ def build_parser() -> argparse.ArgumentParser:
     _verify(command("verify", "verify", "Check by running them that two models compute the same."))
     _plot(command("plot", "plot", "Draw the sites of a model, or masks over feature maps."), common)
     _bench(command("bench", "bench", "Time the operators against what else there is."))
-    _json(command("info", "info", "Show versions, providers and what is supported."))
+    groups.json_output(command("info", "info", "Show versions, providers and what is supported."))
     _demo(command("demo", "demo", "Run everything once on a ResNet that comes with the package."))
     return parser
 
 
 def _sites(parser: argparse.ArgumentParser) -> None:
-    _model(parser)
-    _filters(parser, "list")
-    _json(parser)
+    groups.model(parser)
+    groups.filters(parser, "list")
+    groups.json_output(parser)
 
 
 def _insert(parser: argparse.ArgumentParser) -> None:
-    _model(parser)
-    _output(parser)
-    _spec(parser, "what to insert")
+    groups.model(parser)
+    groups.output(parser)
+    groups.spec(parser, "what to insert")
     parser.add_argument(
         "--config",
         metavar="FILE",
         help="read the specification from a JSON file: its get_config(), or that of a keras layer",
     )
-    _filters(parser, "insert at (default: of kind activation and join)")
+    groups.filters(parser, "insert at (default: of kind activation and join)")
     group = parser.add_argument_group("nodes")
     group.add_argument("--eval", action="store_true", help="insert in inference mode: no dropping")
     group.add_argument("--ratio-input", metavar="NAME", help="drive the ratio by a graph input")
@@ -109,35 +95,35 @@ def _insert(parser: argparse.ArgumentParser) -> None:
         help="raise each node's ratio until the expected rate on its map is the one asked for",
     )
     parser.add_argument("--dry-run", action="store_true", help="show what would be done")
-    _json(parser)
+    groups.json_output(parser)
 
 
 def _mode(parser: argparse.ArgumentParser) -> None:
-    _model(parser)
-    _output(parser)
+    groups.model(parser)
+    groups.output(parser)
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--train", action="store_true", help="nodes drop")
     mode.add_argument("--eval", action="store_true", help="nodes do nothing")
-    _json(parser)
+    groups.json_output(parser)
 
 
 def _fold(parser: argparse.ArgumentParser) -> None:
-    _model(parser)
-    _output(parser)
-    _no_verify(parser)
-    _json(parser)
+    groups.model(parser)
+    groups.output(parser)
+    groups.no_verify(parser)
+    groups.json_output(parser)
 
 
 def _clean(parser: argparse.ArgumentParser) -> None:
-    _model(parser)
-    _output(parser)
+    groups.model(parser)
+    groups.output(parser)
     parser.add_argument(
         "--allow-random",
         action="store_true",
         help="write the model even if something stays random (otherwise exit code 3)",
     )
-    _no_verify(parser)
-    _json(parser)
+    groups.no_verify(parser)
+    groups.json_output(parser)
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
@@ -159,12 +145,12 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         help="largest difference over the largest value; 0 is bit for bit (default: 1e-4 for "
         "float32, 1e-9 for float64, 1e-2 for float16, 8e-2 for bfloat16)",
     )
-    _json(parser)
+    groups.json_output(parser)
 
 
 def _inline(parser: argparse.ArgumentParser) -> None:
-    _model(parser)
-    _output(parser)
+    groups.model(parser)
+    groups.output(parser)
     parser.add_argument(
         "--random-source",
         choices=("dropout", "uniform"),
@@ -172,12 +158,12 @@ def _inline(parser: argparse.ArgumentParser) -> None:
         help="where masks come from: the mask of Dropout (default, runs on onnxruntime), or "
         "RandomUniformLike (runs on OpenVINO, opset 21 at most)",
     )
-    _json(parser)
+    groups.json_output(parser)
 
 
 def _inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", metavar="MODEL", nargs="+", help="ONNX file")
-    _json(parser)
+    groups.json_output(parser)
 
 
 def _plot(parser: argparse.ArgumentParser, common: _Parser) -> None:
@@ -189,9 +175,9 @@ def _plot(parser: argparse.ArgumentParser, common: _Parser) -> None:
         description="Draw the stages and blocks of a model with its sites. Sites that hold "
         "structured dropout are filled; filters fill others instead.",
     )
-    _model(sites)
-    _picture(sites)
-    _filters(sites, "fill")
+    groups.model(sites)
+    groups.picture(sites)
+    groups.filters(sites, "fill")
     sites.add_argument(
         "--names", action=argparse.BooleanOptionalAction, default=None, help="write names of sites"
     )
@@ -203,7 +189,7 @@ def _plot(parser: argparse.ArgumentParser, common: _Parser) -> None:
         "what a specification drops from made-up maps (--spec and --shape instead of MODEL).",
     )
     masks.add_argument("model", metavar="MODEL", nargs="?", help="ONNX file with dropout")
-    _picture(masks)
+    groups.picture(masks)
     masks.add_argument("--node", metavar="NAME", help="node to draw (default: the first one)")
     masks.add_argument("--input", metavar="FILE", help=".npy or .npz to run on (default: made up)")
     masks.add_argument(
@@ -215,7 +201,7 @@ def _plot(parser: argparse.ArgumentParser, common: _Parser) -> None:
     masks.add_argument("--maps", type=int, default=8, help="most maps to draw (default: 8)")
     masks.add_argument("--sample", type=int, help="sample of the batch to draw")
     masks.add_argument("--seed", type=int, default=0, help="seed of what is made up (default: 0)")
-    _spec(masks, "what to drop, without a model")
+    groups.spec(masks, "what to drop, without a model")
 
 
 def _demo(parser: argparse.ArgumentParser) -> None:
@@ -259,103 +245,4 @@ def _bench(parser: argparse.ArgumentParser) -> None:
         help="leave out torch, torchvision and timm where they are installed",
     )
     parser.add_argument("--plot", metavar="FILE", help="draw what was measured: .png, .svg or .pdf")
-    _json(parser)
-
-
-def _model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="ONNX file")
-
-
-def _output(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", metavar="OUT", help="ONNX file to write")
-    parser.add_argument(
-        "--in-place", action="store_true", help="write over MODEL; needed where OUT is MODEL"
-    )
-
-
-def _picture(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-o", "--output", metavar="OUT", required=True, help="picture: .png, .svg or .pdf"
-    )
-
-
-def _no_verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--no-verify",
-        action="store_true",
-        help="do not run the result against the original before writing it",
-    )
-
-
-def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
-
-
-def _filters(parser: argparse.ArgumentParser, verb: str) -> None:
-    group = parser.add_argument_group(
-        "filters",
-        f"Sites to {verb}. Different filters narrow each other down, one given several times "
-        "takes all that it names.",
-    )
-    group.add_argument(
-        "--placement",
-        type=values.placement,
-        metavar="NAME",
-        help="sites that a training recipe takes: paper (what fits the family: one of the next "
-        "three), dropblock (convolutions and shortcuts of the last two stages), droppath (the end "
-        "of each residual branch), dense (layers before they are concatenated), default, all",
-    )
-    group.add_argument(
-        "--stage", action="extend", type=values.integers, default=[], help="stage, counted from 1"
-    )
-    group.add_argument(
-        "--kind", action="extend", type=values.kinds, default=[], help=f"one of {', '.join(KINDS)}"
-    )
-    group.add_argument(
-        "--name",
-        action="append",
-        default=[],
-        metavar="GLOB",
-        help="name of the value or of the node that makes it, with * and ?; takes any kind",
-    )
-
-
-def _spec(parser: argparse.ArgumentParser, title: str) -> None:
-    group = parser.add_argument_group("specification", f"{title[0].upper()}{title[1:]}.")
-    group.add_argument("--spec", choices=SPEC_NAMES, metavar="SPEC", help=", ".join(SPEC_NAMES))
-    group.add_argument("--rate", type=float, help="fraction to drop, from 0 to 1")
-    group.add_argument(
-        "--block-size",
-        type=values.block_size,
-        metavar="B",
-        help="DropBlock: 7, or 7,5 per axis (default: 7)",
-    )
-    group.add_argument(
-        "--shared-axes",
-        type=values.axes,
-        metavar="AXES",
-        help="DropBlock: one mask along batch, channel or batch,channel",
-    )
-    group.add_argument(
-        "--seed-region",
-        choices=("valid", "whole"),
-        help="DropBlock: blocks only where they fit (default), or clipped at the edges",
-    )
-    group.add_argument(
-        "--normalize",
-        choices=("batch", "sample", "none"),
-        help="DropBlock: what kept values are rescaled over (default: batch)",
-    )
-    group.add_argument(
-        "--noise-shape",
-        type=values.noise_shape,
-        metavar="SHAPE",
-        help='Dropout: one entry per axis, 1 shared, "-" the own size, such as -,1,1,-',
-    )
-    group.add_argument(
-        "--no-scale-by-keep",
-        dest="scale_by_keep",
-        action="store_false",
-        default=None,
-        help="DropPath: do not rescale what is kept",
-    )
+    groups.json_output(parser)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from nets import Net
 
-from onnx_structdrop.commands import parser
+from onnx_structdrop.commands import values
 from onnx_structdrop.errors import ArgumentError, ArgumentTypeError, SiteError
 from onnx_structdrop.graph.placement import PLACEMENTS, placement
 from onnx_structdrop.graph.selection import choose_sites
@@ -155,4 +155,4 @@ def test_wrong_arguments():
 
 
 def test_the_command_line_offers_the_same():
-    assert parser.PLACEMENTS == PLACEMENTS
+    assert values.PLACEMENTS == PLACEMENTS
