@@ -1,0 +1,1 @@
+"""Proofs of what a random value becomes when nothing is dropped."""
