@@ -50,6 +50,7 @@ def test_commands(workplace):
     assert sd.differences(original, onnx.load("clean.onnx")) == []
     assert len(sd.inspect(onnx.load("live.onnx")).own) == 8
     assert not any(node.active for node in sd.inspect(onnx.load("eval.onnx")).nodes)
+    assert sd.inspect(onnx.load("inference.onnx")).nodes == ()
     assert (workplace / "sites.png").read_bytes().startswith(b"\x89PNG")
 
 

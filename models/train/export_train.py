@@ -38,6 +38,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(inputs, outputs, 1, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the sum of both branches, rectified."""
         return torch.relu(self.branch(x) + self.shortcut(x))
 
 
