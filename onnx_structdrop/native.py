@@ -11,9 +11,10 @@ import importlib
 import os
 import pathlib
 import sys
-from importlib import resources
+from importlib import metadata, resources
 from typing import TYPE_CHECKING, Any
 
+from onnx_structdrop import __version__
 from onnx_structdrop.errors import ArgumentTypeError, NativeLibraryError
 from onnx_structdrop.schema import DOMAIN, VERSION
 
@@ -59,12 +60,26 @@ def get_library_path() -> pathlib.Path:
     """
     # An editable installation keeps the library away from the sources: ask for it as a resource.
     entry = resources.files("onnx_structdrop").joinpath(_NAME)
-    if not entry.is_file():
-        raise NativeLibraryError(
-            f"{_NAME} is not part of this installation: the sources were put on the path without "
-            "being built; run pip install on their folder (it needs a C++17 compiler)"
-        )
-    return pathlib.Path(str(entry))
+    if entry.is_file():
+        return pathlib.Path(str(entry))
+    # Started in a checkout, Python takes the sources there for the package; their library is that
+    # of the installed one, as long as both are of one version.
+    installed = _installed_library()
+    if installed is not None:
+        return installed
+    raise NativeLibraryError(
+        f"{_NAME} is not part of this installation: the sources were put on the path without "
+        "being built; run pip install on their folder (it needs a C++17 compiler)"
+    )
+
+
+def _installed_library() -> pathlib.Path | None:
+    try:
+        distribution = metadata.distribution("onnx-structdrop")
+    except metadata.PackageNotFoundError:
+        return None
+    path = pathlib.Path(str(distribution.locate_file(f"onnx_structdrop/{_NAME}")))
+    return path if path.is_file() and distribution.version == __version__ else None
 
 
 def native_available() -> bool:

@@ -72,6 +72,7 @@ def library_at(monkeypatch):
 
     def use(folder):
         monkeypatch.setattr(native.resources, "files", lambda package: pathlib.Path(folder))
+        monkeypatch.setattr(native, "_installed_library", lambda: None)
         return pathlib.Path(folder) / native._NAME
 
     return use
@@ -306,6 +307,18 @@ def test_no_library(library_at, tmp_path, info):
     # Options that registering failed for still make sessions, which run the functions.
     data = random_data((2, 3, 9, 9))
     assert (dropped(session(options), data, 0.5).output == 0).any()
+
+
+@needs_library
+def test_sources_in_the_current_folder_use_the_installed_library(monkeypatch, tmp_path):
+    """Python started in a checkout imports the sources there, which have no library beside them."""
+    distribution = native.metadata.distribution("onnx-structdrop")
+    installed = pathlib.Path(str(distribution.locate_file(f"onnx_structdrop/{native._NAME}")))
+    monkeypatch.setattr(native.resources, "files", lambda package: tmp_path)
+    assert sd.get_library_path() == installed
+    monkeypatch.setattr(native, "__version__", "0.0.1")
+    with pytest.raises(NativeLibraryError, match="is not part of this installation"):
+        sd.get_library_path()
 
 
 def test_a_folder_in_place_of_the_library(library_at, tmp_path):
