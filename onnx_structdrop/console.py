@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shutil
 import sys
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +35,15 @@ __all__ = [
 
 _PIPED_WIDTH = 100_000
 """Width without a terminal: wide enough that no name is cut or wrapped."""
+
+_HEIGHT = 25
+"""Lines of the terminal, which nothing that is printed depends on."""
+
+_GAP = 3
+"""Characters between two columns."""
+
+_NARROWEST = {"name": 8, "text": 24}
+"""Widths below which columns that give way are not made."""
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -104,10 +115,14 @@ def print_table(
 ) -> None:
     """Write a table to stdout.
 
+    Where it is wider than the terminal, names are cut in the middle and sentences are wrapped;
+    numbers, shapes and words of a fixed set are never broken.
+
     Parameters
     ----------
     columns
-        Header of each column, and ``"left"`` or ``"right"``.
+        Header of each column, and ``"left"``, ``"right"``, ``"name"`` or ``"text"``: the last two
+        are left-aligned and give way.
     rows
         Cells; None is written as "-".
     title
@@ -117,23 +132,81 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
+    cells = [["-" if cell is None else printable(cell) for cell in row] for row in rows]
+    widths = _column_widths(columns, cells, _width())
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for header, side in columns.items():
-        table.add_column(header, justify="right" if side == "right" else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("-" if cell is None else printable(cell)) for cell in row))
+    for (header, side), width in zip(columns.items(), widths, strict=True):
+        justify: Literal["left", "right"] = "right" if side == "right" else "left"
+        table.add_column(header, justify=justify, overflow="fold", width=width)
+    for row in cells:
+        table.add_row(
+            *(
+                Text(_cut(cell, width) if side == "name" else cell)
+                for cell, side, width in zip(row, columns.values(), widths, strict=True)
+            )
+        )
     above = [Text(printable(title), style="bold")] if title else []
-    _render(*above, table)
+    _render(*above)
+    _render(table, width=max(_width(), sum(widths) + _GAP * len(widths)))
 
 
-def _render(*parts: RenderableType) -> None:
+def _column_widths(
+    columns: Mapping[str, str], cells: Sequence[Sequence[str]], width: int
+) -> list[int]:
+    """Return the width of each column: what it needs, less where the table would be too wide."""
+    from rich.cells import cell_len
+
+    needed = [max(map(cell_len, texts)) for texts in zip(columns, *cells, strict=True)]
+    least = [
+        min(need, max(cell_len(header), _NARROWEST.get(side, need)))
+        for need, (header, side) in zip(needed, columns.items(), strict=True)
+    ]
+    excess = sum(needed) + _GAP * (len(needed) - 1) - width
+    while excess > 0 and needed != least:
+        # The widest column gives way first, so that short names stay whole.
+        widest = max(
+            (place for place in range(len(needed)) if needed[place] > least[place]),
+            key=lambda place: needed[place],
+        )
+        needed[widest] -= 1
+        excess -= 1
+    return needed
+
+
+def _cut(text: str, width: int) -> str:
+    """Return text that is too wide with an ellipsis in the middle."""
+    from rich.cells import cell_len, set_cell_size
+
+    if cell_len(text) <= width:
+        return text
+    left = (width - 3) // 2
+    right = width - 3 - left
+    tail = text[len(text) - right :]
+    while cell_len(tail) > right:
+        tail = tail[1:]
+    return f"{set_cell_size(text, left)}...{tail}"
+
+
+def _width() -> int:
+    """Return the width to write for: what COLUMNS says, else the terminal's, else no limit."""
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isascii() and columns.isdigit() and int(columns) > 0:
+        return int(columns)
+    if not sys.stdout.isatty():
+        return _PIPED_WIDTH
+    return shutil.get_terminal_size().columns
+
+
+def _render(*parts: RenderableType, width: int | None = None) -> None:
     """Write what rich makes of the parts to stdout."""
     from rich.console import Console
 
     piped = not sys.stdout.isatty()
     console = Console(
         file=sys.stdout,
-        width=_PIPED_WIDTH if piped else None,
+        width=_width() if width is None else width,
+        # Where one of the two is missing, rich reads COLUMNS by itself, and fails on some.
+        height=_HEIGHT,
         # Whatever the environment says about colours: a pipe gets plain text.
         force_terminal=False if piped else None,
         color_system=None if piped else "auto",

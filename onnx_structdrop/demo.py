@@ -162,7 +162,7 @@ class Demo:
         self._captured = capture(self.dropping, self._inputs)
         rates = [_rate(seen) for seen in self._captured]
         off = [rate.node for rate in rates if not rate.plausible]
-        text = f"realised rates agree with the expected ones, within {_STANDARD_ERRORS:g} sigma"
+        text = f"measured rates agree with the expected ones, within {_STANDARD_ERRORS:g} sigma"
         checks.append(Check(bool(rates) and not off, text))
         zeros = all(not seen.output[~np.broadcast_to(seen.mask, seen.data.shape)].any()
                     for seen in self._captured)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -123,7 +124,10 @@ def test_insert_and_fold_give_the_model_back(capsys, model, tmp_path):
     assert "relu_16" in out
     assert "9.3%" not in out
     assert "pkg.onnx_structdrop::DropBlock" in out
-    assert err == f"wrote {tmp_path / 'd.onnx'}\n"
+    wrote, hint = err.splitlines()
+    assert hint.startswith("hint: 4 of 4 chosen maps are not larger than the block: ")
+    assert "--block-size" in hint
+    assert wrote == f"wrote {tmp_path / 'd.onnx'}"
     nodes = sd.inspect(sd.load(tmp_path / "d.onnx")).own
     assert [node.data for node in nodes] == ["relu_13", "relu_14", "relu_15", "relu_16"]
     assert all(node.active for node in nodes)
@@ -226,15 +230,44 @@ def test_ratio_input(capsys, tmp_path):
     call(capsys, "plot", "masks", target, "-o", tmp_path / "m.png", "--rate", "0.3")
 
 
+def test_an_input_drives_the_ratio_so_no_rate_is_needed(capsys, tmp_path):
+    target = tmp_path / "d.onnx"
+    argv = ("insert", RESNET, "-o", target, "--spec", "DropPath", "--ratio-input", "drop")
+    out, _ = call(capsys, *argv)
+    rows = [line for line in out.splitlines() if line.startswith("relu_")]
+    assert rows
+    assert all(line.split()[-4:-1] == ["input", "'drop'", "-"] for line in rows)
+    assert "rate=" not in out
+    assert "ratio from input 'drop'" in out
+    assert [value.name for value in sd.load(target).graph.inputs] == ["input", "drop"]
+    assert document(capsys, *argv[:2], "--dry-run", *argv[4:])["spec"]["config"]["rate"] is None
+    assert "fed on every" in " ".join(call(capsys, "insert", "--help")[0].split())
+
+
+def test_insert_says_ratio_and_expected(capsys):
+    argv = ("insert", RESNET, "--dry-run", "--spec", "dropblock2d", "--rate", "0.2", "--name")
+    for extra, ratio in (((), "20.0%"), (("--calibrate",), "23.7%")):
+        out, err = call(capsys, *argv, "relu_10", *extra)
+        header, row = (line.split() for line in out.splitlines() if "relu_10 " in line + " "
+                       or line.startswith("site"))  # fmt: skip
+        assert header[-3:] == ["ratio", "expected", "seed"]
+        assert row[-3] == ratio
+        assert (row[-2] == "20.0%") == bool(extra)
+        assert "not larger" not in err
+
+
 @pytest.mark.parametrize(
     ("options", "attributes"),
     [
         (
             ("--spec", "DropBlock2D", "--shared-axes", "batch,channel", "--seed-region", "whole",
              "--normalize", "none"),
-            {"shared_axes": [0, 1], "seed_region": 1, "normalize": 0},
+            {"shared_axes": [0, 1], "seed_region": "whole", "normalize": "none"},
         ),
-        (("--spec", "DropBlock2D", "--shared-axes", "1"), {"shared_axes": [1], "seed_region": 0}),
+        (
+            ("--spec", "DropBlock2D", "--shared-axes", "1"),
+            {"shared_axes": [1], "seed_region": "valid"},
+        ),
         (("--spec", "SpatialDropout2D"), {"channel_axis": 1}),
         (("--spec", "Dropout"), {"noise_shape": [0, 0, 0, 0]}),
         (("--spec", "Dropout", "--noise-shape", "-,1,1,-"), {"noise_shape": [0, 1, 1, 0]}),
@@ -330,7 +363,44 @@ def test_inspect(capsys, dropping):
     assert [entry["model"] for entry in found["models"]] == [str(RESNET), str(dropping)]
     assert found["models"][0]["nodes"] == []
     own = [node for node in found["models"][1]["nodes"] if node["origin"] == "structdrop"]
-    assert [node["ratio"] for node in own] == [pytest.approx(0.1)] * 2
+    assert [node["ratio"] for node in own] == [0.1, 0.1]
+    assert own[0]["attributes"]["seed_region"] == "valid"
+    assert own[0]["attributes"]["normalize"] == "batch"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (float(np.float32(0.1)), 0.1),
+        (0.1, 0.1),
+        (float(np.float32(1 / 3)), 0.33333334),
+        (1 / 3, 1 / 3),
+        (1e300, 1e300),
+        (float("inf"), float("inf")),
+        ("rate", "rate"),
+        (None, None),
+    ],
+)
+def test_numbers_of_reports_are_the_shortest(dropping, value, shown):
+    node = sd.inspect(sd.load(dropping)).own[0]
+    malformed = {**node.attributes, "seed_region": 7, "normalize": 1.0}
+    fields = dataclasses.replace(node, ratio=value, attributes=malformed).to_dict()
+    assert fields["ratio"] == shown
+    assert (fields["attributes"]["seed_region"], fields["attributes"]["normalize"]) == (7, 1.0)
+
+
+def test_inspect_says_once_what_nodes_share(capsys, dropping, tmp_path):
+    out, _ = call(capsys, "inspect", dropping)
+    assert "attributes" not in out
+    assert out.count("block_size=3x3") == 1
+    assert "all 2 DropBlock: block_size=3x3" in out
+    assert "seed_region=valid normalize=batch" in out
+    target = tmp_path / "two.onnx"
+    call(capsys, "insert", dropping, "-o", target, *INSERT, "--stage", 3, "--block-size", 5)
+    lines = call(capsys, "inspect", target)[0].splitlines()
+    assert [sum(f"block_size={n}x{n}" in line for line in lines) for n in (3, 5)] == [2, 4]
+    assert sum("normalize=batch" in line for line in lines) == 1
+    assert "attributes" in lines[1]
 
 
 def test_inspect_tells_what_becomes_of_foreign_nodes(capsys, tmp_path):
@@ -350,7 +420,14 @@ def test_inspect_tells_what_becomes_of_foreign_nodes(capsys, tmp_path):
     assert [line.split()[-1] for line in table] == ["deleted", "merged", "merged"]
     assert "50.0%" in table[0]
     assert "frozen merged" in table[1]
-    for word in ("deleted: onnxruntime", "frozen: ", "merged: ", "0 of structdrop, 3 foreign"):
+    assert "other tools" in out
+    assert "elsewhere" not in out
+    for word in (
+        "deleted: onnxruntime removes this node at its default level, so it never drops there",
+        "frozen: ",
+        "merged: ",
+        "0 of structdrop, 3 foreign",
+    ):
         assert word in out
     assert all(len(line) <= 100 for line in out.splitlines())
     found = document(capsys, "inspect", path)["models"][0]["nodes"]
@@ -373,9 +450,11 @@ def test_info(capsys):
     out, _ = call(capsys, "info")
     assert ("SIMD level" if sd.native_available() else "nodes run as functions") in out
     assert "13 to 26" in out
+    assert "StructuredDropoutGrad" in out
     found = document(capsys, "info")
     assert found["onnx_structdrop"] == sd.__version__
     assert found["packages"]["onnx"] == onnx.__version__
+    assert found["operators"][-1] == "StructuredDropoutGrad"
     assert "CPUExecutionProvider" in found["providers"]
     library = found["native_library"]
     assert set(library) == {"path", "version", "api", "simd", "problem"}
@@ -429,9 +508,17 @@ def test_plot_masks(capsys, tmp_path):
     ("argv", "mentions"),
     [
         ((), ["command is needed"]),
-        (("frobnicate",), ["frobnicate"]),
+        (("frobnicate",), ["frobnicate", "see structdrop --help"]),
+        (("insret", "m.onnx"), ["did you mean insert?"]),
+        (("bench", "--sweep", "sizes"), ["did you mean size?", "see structdrop bench --help"]),
+        (("sites", "m.onnx", "--stage", "3", "4"), ["use --stage 3,4", "structdrop sites --help"]),
+        (("sites", "m.onnx", "--stage", "1,2", "3", "4"), ["use --stage 1,2,3,4"]),
+        (("plot", "sites", "m.onnx", "-o", "m.png", "x"), ["see structdrop plot sites --help"]),
+        (("fold", "-", "-o", "n.onnx"), ["standard input is not supported"]),
+        (("inspect", "m.onnx", "-"), ["standard input is not supported"]),
+        (("verify", "m.onnx", "-"), ["standard input is not supported"]),
         (("sites",), ["MODEL"]),
-        (("sites", "m.onnx", "--frobnicate"), ["--frobnicate"]),
+        (("sites", "m.onnx", "--frobnicate"), ["--frobnicate", "see structdrop sites --help"]),
         (("sites", "m.onnx", "--js"), ["--js"]),
         (("sites", "m.onnx", "--stage", "x"), ["--stage", "'x'"]),
         (("sites", "m.onnx", "--kind", "relu"), ["'relu'", "shortcut"]),
@@ -439,7 +526,7 @@ def test_plot_masks(capsys, tmp_path):
         (("mode", "m.onnx", "-o", "n.onnx", "--train", "--eval"), ["not allowed with"]),
         (("fold", "m.onnx"), ["-o OUT", "--in-place"]),
         (("fold", "m.onnx", "-o", "n.onnx", "--in-place"), ["--in-place"]),
-        (("inline", "m.onnx", "-o", "n.onnx", "--random-source", "dice"), ["dice"]),
+        (("inline", "m.onnx", "-o", "n.onnx", "--random-source", "uniforms"), ["mean uniform?"]),
         (("plot",), ["WHAT"]),
         (("plot", "sites", "m.onnx", "-o", "m.gif"), [".gif", ".png"]),
         (("plot", "masks", "-o", "m.png", "--spec", "DropPath", "--rate", "1"), ["--shape"]),
@@ -457,7 +544,8 @@ def test_wrong_usage(capsys, tmp_path, monkeypatch, argv, mentions):
     ("options", "mentions"),
     [
         (("--spec", "DropBlock2D"), ["--rate"]),
-        (("--rate", "0.1"), ["--spec"]),
+        (("--rate", "0.1"), ["--spec", "DropBlock2D", "SpatialDropout1D"]),
+        (("--spec", "dropblok2d", "--rate", "0.1"), ["did you mean DropBlock2D?"]),
         (("--spec", "DropBlock2D", "--rate", "nan"), ["rate is nan"]),
         (("--spec", "DropBlock2D", "--rate", "1.5"), ["rate is 1.5", "0 to 1"]),
         (("--spec", "DropBlock2D", "--rate", "-0.1"), ["rate is -0.1"]),
@@ -759,11 +847,48 @@ def process(*argv, **options):
     return subprocess.run(command, capture_output=True, check=False, timeout=60, **options)
 
 
+@pytest.mark.parametrize("width", [100, 90, 80])
+def test_tables_fit_the_width_that_is_asked_for(capsys, tmp_path, monkeypatch, width):
+    """Only names give way, in the middle: numbers, shapes and operators stay whole."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+    path = relu_net(tmp_path / "long.onnx", 17)
+    proto = onnx.load(path)
+    long = "/features/" + "very/long/" * 8 + "Relu_output_0"
+    proto.graph.node[1].output[0] = long
+    proto.graph.node[2].input[0] = long
+    path.write_bytes(proto.SerializeToString())
+    target = tmp_path / "d.onnx"
+    argv = ("insert", path, "-o", target, *INSERT)
+    wide = [call(capsys, *argv)[0], call(capsys, "inspect", target)[0]]
+    assert all(long in text for text in wide)
+    monkeypatch.setenv("COLUMNS", str(width))
+    narrow = [call(capsys, *argv)[0], call(capsys, "inspect", target)[0]]
+    seed = str(sd.inspect(sd.load(target)).own[0].seed)
+    for text in narrow:
+        assert long not in text
+        row = next(line for line in text.splitlines() if seed in line)
+        assert row.startswith("/features/"[:4])
+        assert "N,4,8,8" in row
+        assert "..." in row
+        assert len(row.rstrip()) <= width
+    out, _ = call(capsys, "info")
+    assert all(len(line.rstrip()) <= width for line in out.splitlines())
+
+
+@pytest.mark.parametrize("columns", ["", "0", "-3", "wide", "²"])
+def test_columns_that_are_no_width_are_passed_over(capsys, monkeypatch, columns):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    expected, _ = call(capsys, "sites", RESNET)
+    monkeypatch.setenv("COLUMNS", columns)
+    assert call(capsys, "sites", RESNET)[0] == expected
+
+
 def test_process_output_without_a_terminal_or_utf8():
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "COLUMNS": "20", "FORCE_COLOR": "1"}
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "FORCE_COLOR": "1"}
+    environment.pop("COLUMNS", None)
     result = process("insert", VOLUME, "--dry-run", "--spec", "DropBlock3D", "--rate", 0.1,
                      env=environment)  # fmt: skip
-    assert (result.returncode, result.stderr) == (0, b"dry run: nothing was written\n")
+    assert (result.returncode, result.stderr[-30:]) == (0, b"\ndry run: nothing was written\n")
     text = result.stdout.decode("ascii")
     assert "\x1b" not in text
     assert "shared_axes=(), seed_region='valid', normalize='batch'), training mode" in text

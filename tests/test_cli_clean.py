@@ -162,6 +162,21 @@ def test_equal_decisions_are_one_row(capsys, dropout, tmp_path, monkeypatch):
     assert DECISION.pattern in out
 
 
+def test_decisions_that_differ_in_names_are_one_row(capsys, dropout, tmp_path, monkeypatch):
+    def found(n, why="multiplied"):
+        evidence = f"random numbers of u{n}, v{n}: {why}"
+        return Decision((f"n{n}",), "", "DropPath", evidence, f"replaced by 'relu_{n}'")
+
+    decisions = [*(found(n) for n in range(5)), found(5, "added")]
+    pretend(monkeypatch, "a = Relu (x) y = Neg (a)", decisions)
+    out, _ = call(capsys, "clean", dropout, "-o", tmp_path / "c.onnx")
+    rows = [line.split() for line in out.splitlines() if line.startswith("DropPath")]
+    assert [row[1:3] for row in rows] == [["5", "n0"], ["1", "n5"]]
+    assert "replaced by ..." in out
+    assert "random numbers of ...: multiplied" in out
+    assert "replaced by 'relu_5'" in out
+
+
 def test_names_of_nodes_are_cut(capsys, dropout, tmp_path, monkeypatch):
     names = tuple(f"/features/features.{place}/very/long/name/Dropout" for place in range(12))
     many = Decision(names, "", "Dropout", "evidence", "replaced")

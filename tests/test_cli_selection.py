@@ -52,6 +52,50 @@ def test_placement_inserts_at_its_sites(capsys, tmp_path):
     assert len(sd.inspect(sd.load(out)).own) == len(inserted)
 
 
+MOBILENET = MODELS / "mobilenetv2_dynamo.onnx"
+
+
+def test_the_placement_of_the_paper_is_told(capsys):
+    for model, told in (
+        (RESNET, "dropblock, 10 sites"),
+        (MOBILENET, "droppath, 4 sites"),
+        (DENSENET, "dense, "),
+    ):
+        code, _, err = run(capsys, "sites", model, "--placement", "paper", "--json")
+        assert code == 0
+        assert err.startswith(f"placement paper: {told}")
+    argv = ("sites", RESNET, "--placement")
+    assert run(capsys, *argv, "dropblock")[2] == ""
+    assert "dropblock, 5 of 10 sites" in run(capsys, *argv, "paper", "--stage", "4")[2]
+
+
+def test_drop_path_has_one_place_in_every_paper(capsys):
+    argv = ("insert", RESNET, "--dry-run", "--rate", "0.1", "--seed", "1", "--json")
+    code, out, err = run(capsys, *argv, "--spec", "DropPath", "--placement", "paper")
+    expected = sd.placement(sd.find_sites(sd.load(RESNET)), "droppath")
+    assert code == 0
+    inserted = json.loads(out)["inserted"]
+    assert [entry["site"]["value"] for entry in inserted] == [site.value for site in expected]
+    assert f"placement paper: droppath, {len(expected)} sites" in err
+
+
+def test_drop_block_where_drop_path_is_the_habit_comes_with_a_hint(capsys):
+    argv = ("insert", MOBILENET, "--dry-run", *INSERT, "--placement", "paper")
+    code, _, err = run(capsys, *argv)
+    assert code == 0
+    assert "hint: networks of this family are trained with DropPath" in err
+    argv = ("insert", RESNET, "--dry-run", *INSERT, "--placement", "paper")
+    assert "trained with DropPath" not in run(capsys, *argv)[2]
+
+
+def test_block_hint_counts_the_maps_that_one_block_covers(capsys):
+    argv = ("insert", RESNET, "--dry-run", *INSERT, "--block-size")
+    assert "4 of 17 chosen maps are not larger" in run(capsys, *argv, "7")[2]
+    assert "8 of 17 chosen maps are not larger" in run(capsys, *argv, "14")[2]
+    for size in ("5", "14,5"):
+        assert "not larger" not in run(capsys, *argv, size)[2]
+
+
 def test_filters_narrow_a_placement_down(capsys):
     argv = ("sites", RESNET, "--placement", "paper", "--stage", "4", "--kind", "linear", "--json")
     code, out, _ = run(capsys, *argv)
@@ -93,7 +137,7 @@ def test_drop_path_behind_whole_blocks_comes_with_a_hint(capsys):
     assert "hint" not in out
     for chosen in (("--placement", "droppath"), ("--kind", "join"), ("--stage", "2")):
         assert "hint" not in run(capsys, *argv, *chosen)[2]
-    assert "hint" not in run(capsys, "insert", RESNET, "--dry-run", *INSERT)[2]
+    assert "droppath" not in run(capsys, "insert", RESNET, "--dry-run", *INSERT)[2]
 
 
 def quantised(path, operators):
@@ -137,7 +181,11 @@ def test_quantised_models_are_refused_with_the_reason(capsys, tmp_path, operator
 def test_float_convolutions_of_quantised_models_take_dropout_by_kind(capsys, tmp_path):
     path, out = tmp_path / "quantised.onnx", tmp_path / "d.onnx"
     quantised(path, "QDQ")
-    assert run(capsys, "insert", path, "-o", out, *INSERT, "--kind", "linear")[0] == 0
+    code, _, err = run(capsys, "insert", path, "-o", out, *INSERT, "--kind", "linear")
+    assert code == 0
+    assert "note: the model is quantised" in err
+    assert "insert before quantising" in err
+    assert "insert before quantising" in run(capsys, "sites", path, "--kind", "linear")[2]
     assert len(sd.inspect(sd.load(out)).own) == 1
 
 

@@ -72,7 +72,7 @@ def test_different(capsys, relu, tmp_path):
     other = written(tmp_path / "elu.onnx", "y = Elu (x)")
     before = contents(tmp_path)
     out, err = failed(capsys, 3, "verify", relu, other)
-    assert out.splitlines()[-1].startswith("different: output 'y'")
+    assert out.splitlines()[-1] == "different"
     assert "the models are different: output 'y'" in err
     out, _ = failed(capsys, 3, "verify", relu, other, "--json")
     assert json.loads(out)["status"] == "different"
@@ -89,9 +89,31 @@ def test_tolerance(capsys, tmp_path):
 
 def test_random_models_are_not_called_equal(capsys, random):
     out, err = failed(capsys, 1, "verify", random, random)
-    assert "Dropout" in out
+    assert "not comparable" in out
     assert "not comparable" in err
     assert "random" in err
+    assert "--inference" not in err
+
+
+def test_a_random_original_is_told_with_the_way_out(capsys, random, relu):
+    out, err = failed(capsys, 1, "verify", random, relu)
+    assert (out + err).count("Dropout") == 1
+    assert err.endswith("of the original (--inference compares with dropout off)\n")
+
+
+def test_reasons_that_differ_are_listed(capsys, tmp_path):
+    outputs, body = "float[N,4] y, float[N,4] z", f"{RANDOM} y = Dropout (x, r, t)"
+    one = written(tmp_path / "a.onnx", f"{body} z = Relu (x)", outputs=outputs)
+    other = written(tmp_path / "b.onnx", f"{body} z = Elu (x)", outputs=outputs)
+    out, _ = failed(capsys, 3, "verify", one, other)
+    assert "why" in out
+    assert "random: it depends on" in out
+
+
+def test_help_lists_exit_codes(capsys):
+    out, _ = call(capsys, "verify", "--help")
+    text = " ".join(out.split())
+    assert "0 equal, 1 not comparable, not run, or an error, 2 wrong usage, 3 different" in text
 
 
 def test_the_inference_form(capsys, random, tmp_path):
@@ -142,9 +164,14 @@ def test_missing_files(capsys, relu, tmp_path):
 def test_fold_says_what_it_verified(capsys, dropping, tmp_path):
     _, err = call(capsys, "fold", dropping, "-o", tmp_path / "f.onnx")
     assert "verified: " in err
-    assert "bit for bit" in err
+    assert "of the original in inference form, bit for bit" in err
     found = document(capsys, "fold", dropping, "-o", tmp_path / "g.onnx")
     assert found["verification"]["exact"] is True
+    assert found["verification"]["reference"] == "original in inference form"
+    quiet = tmp_path / "quiet.onnx"
+    call(capsys, "mode", dropping, "-o", quiet, "--eval")
+    _, err = call(capsys, "fold", quiet, "-o", tmp_path / "q.onnx")
+    assert "of the original, bit for bit" in err
     found = document(capsys, "fold", dropping, "-o", tmp_path / "h.onnx", "--no-verify")
     assert found["verification"] is None
 

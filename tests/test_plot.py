@@ -87,10 +87,10 @@ def test_masks_of_every_rank(spec, shape, labels):
     assert "a title" in found
     assert set(labels) <= set(found)
     realised = 1 - np.broadcast_to(result.mask, shape).mean()
-    rates = next(text for text in found if text.startswith("nominal rate"))
-    assert f"nominal rate {spec.rate:.1%}" in rates
+    rates = next(text for text in found if text.startswith("ratio "))
+    assert f"ratio {spec.rate:.1%}" in rates
     assert f"expected {expected:.1%}" in rates
-    assert f"realised {realised:.1%}" in rates
+    assert f"measured {realised:.1%}" in rates
 
 
 def test_exactly_the_dropped_cells_are_filled():

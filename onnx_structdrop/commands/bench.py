@@ -142,7 +142,7 @@ def _print(outcome: bench.Outcome, threads: int) -> None:
         shape = measured.group.shape
         words = "1 thread" if threads == 1 else f"{threads} threads"
         print_table(
-            bench.CASE_COLUMNS,
+            {**bench.CASE_COLUMNS, "": "name"},
             bench.case_rows(measured),
             title=f"{shape_text(shape)}, float32 {size_text(4 * math.prod(shape))}, {words}",
         )

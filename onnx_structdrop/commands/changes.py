@@ -36,7 +36,7 @@ def _changes(before: Facts, after: Facts) -> Iterator[tuple[object, object, obje
 def print_nodes(title: str, nodes: Iterable[StochasticNode]) -> None:
     """Print a table of nodes of this package."""
     print_table(
-        {"node": "left", "operator": "left", "behind": "left", "shape": "left", "ratio": "right"},
+        {"node": "name", "operator": "left", "behind": "name", "shape": "left", "ratio": "right"},
         (
             (node.name, node.op_type, node.data, shape_text(node.shape), percent(node.ratio))
             for node in nodes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from onnx_structdrop.commands.changes import print_changes
@@ -10,12 +11,13 @@ from onnx_structdrop.commands.files import check_output, model_size, output_path
 from onnx_structdrop.commands.verify import accept, tell
 from onnx_structdrop.console import message, print_json, print_line, print_table, some
 from onnx_structdrop.errors import CheckFailedError
-from onnx_structdrop.graph.clean import CleanReport, clean
+from onnx_structdrop.graph.clean import CleanReport, Decision, clean
 from onnx_structdrop.graph.io import load
 from onnx_structdrop.graph.verify import verify
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     import onnx_ir as ir
 
@@ -83,21 +85,19 @@ def _show(
         return
     if report.decisions:
         # What was found, and done, in the same way many times is one row.
-        alike: dict[tuple[str, str, str], list[str]] = {}
+        alike: dict[tuple[str, str, str], list[Decision]] = {}
         for entry in report.decisions:
-            nodes = alike.setdefault((entry.pattern, entry.action, entry.evidence), [])
-            nodes += entry.nodes
+            kind = (entry.pattern, _without_names(entry.action), _without_names(entry.evidence))
+            alike.setdefault(kind, []).append(entry)
         print_table(
-            {"found": "left", "nodes": "left", "done": "left", "evidence": "left"},
-            (
-                (pattern, some(nodes), action, evidence)
-                for (pattern, action, evidence), nodes in alike.items()
-            ),
+            {"found": "left", "count": "right", "nodes": "name", "done": "text",
+             "evidence": "text"},
+            (_row(entries) for entries in alike.values()),
             title=f"{options.model}: decisions",
-        )
+        )  # fmt: skip
     if report.residual:
         print_table(
-            {"node": "left", "operator": "left", "scope": "left", "left because": "left"},
+            {"node": "name", "operator": "left", "scope": "name", "left because": "text"},
             (
                 (entry.node or entry.output, entry.op_type, entry.scope or None, entry.reason)
                 for entry in report.residual
@@ -108,3 +108,23 @@ def _show(
         print_line(f"{options.model}: nothing to clean")
     if report.changed:
         print_changes(before, after)
+
+
+def _without_names(text: str) -> str:
+    """Return a sentence of a report with "..." for the names of nodes and values in it."""
+    text = re.sub(r"^random numbers of .*?: ", "random numbers of ...: ", text)
+    return re.sub(r"'[^']*'", "...", text)
+
+
+def _row(entries: Sequence[Decision]) -> tuple[object, ...]:
+    """Return the row of decisions that differ in names at most."""
+    first = entries[0]
+    nodes = [node for entry in entries for node in entry.nodes]
+    texts = [
+        one if all(other == one for other in others) else _without_names(one)
+        for one, others in (
+            (first.action, [entry.action for entry in entries]),
+            (first.evidence, [entry.evidence for entry in entries]),
+        )
+    ]
+    return first.pattern, len(entries), some(nodes), *texts

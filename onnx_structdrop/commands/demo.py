@@ -101,11 +101,11 @@ def _shown(checks: Iterable[Check]) -> list[Check]:
 def _print_rates(rates: Iterable[Rate]) -> None:
     print_table(
         {
-            "node": "left",
+            "node": "name",
             "shape": "left",
-            "nominal": "right",
+            "ratio": "right",
             "expected": "right",
-            "realised": "right",
+            "measured": "right",
             "standard error": "right",
         },
         (

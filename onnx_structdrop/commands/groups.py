@@ -40,7 +40,7 @@ SPEC_NAMES = (
 
 def model(parser: argparse.ArgumentParser) -> None:
     """Add MODEL."""
-    parser.add_argument("model", metavar="MODEL", help="ONNX file")
+    parser.add_argument("model", type=values.file, metavar="MODEL", help="ONNX file")
 
 
 def output(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +88,11 @@ def filters(parser: argparse.ArgumentParser, verb: str) -> None:
         "of each residual branch), dense (layers before they are concatenated), default, all",
     )
     group.add_argument(
-        "--stage", action="extend", type=values.integers, default=[], help="stage, counted from 1"
+        "--stage",
+        action="extend",
+        type=values.integers,
+        default=[],
+        help="stage, counted from 1; several with commas between, such as 3,4",
     )
     group.add_argument(
         "--kind", action="extend", type=values.kinds, default=[], help=f"one of {', '.join(KINDS)}"
@@ -102,10 +106,17 @@ def filters(parser: argparse.ArgumentParser, verb: str) -> None:
     )
 
 
+def _spec_name(text: str) -> str:
+    """Return the name of a specification, whatever case it was typed in."""
+    return {name.lower(): name for name in SPEC_NAMES}.get(text.lower(), text)
+
+
 def spec(parser: argparse.ArgumentParser, title: str) -> None:
     """Add what describes a specification."""
     group = parser.add_argument_group("specification", f"{title[0].upper()}{title[1:]}.")
-    group.add_argument("--spec", choices=SPEC_NAMES, metavar="SPEC", help=", ".join(SPEC_NAMES))
+    group.add_argument(
+        "--spec", type=_spec_name, choices=SPEC_NAMES, metavar="SPEC", help=", ".join(SPEC_NAMES)
+    )
     group.add_argument("--rate", type=float, help="fraction to drop, from 0 to 1")
     group.add_argument(
         "--block-size",

@@ -13,16 +13,17 @@ from onnx_structdrop.errors import NativeLibraryError
 from onnx_structdrop.native import get_library_path, library_identity, simd_level
 from onnx_structdrop.schema import (
     DOMAIN,
-    DROPOUT_OPS,
     ELEMENT_TYPES,
     MAX_OPSET,
     MIN_FUNCTION_IR,
     MIN_OPSET,
+    OPERATORS,
     VERSION,
 )
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterator
 
 __all__ = ["run"]
 
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         "native_library": _native_library(),
         "domain": DOMAIN,
         "domain_version": VERSION,
-        "operators": list(DROPOUT_OPS),
+        "operators": list(OPERATORS),
         "element_types": list(ELEMENT_TYPES),
         "opsets": [MIN_OPSET, MAX_OPSET],
         "min_ir_version": MIN_FUNCTION_IR,
@@ -54,12 +55,12 @@ def run(options: argparse.Namespace) -> int:
         ("python", f"{facts['python']} on {facts['platform']}"),
         *((name, version or "not installed") for name, version in packages.items()),
         ("providers", ", ".join(facts["providers"]) or "none"),
-        ("native library", _in_words(facts["native_library"])),
-        ("operators", f"{', '.join(DROPOUT_OPS)} of {DOMAIN}, version {VERSION}"),
+        *_library_rows(facts["native_library"]),
+        ("operators", f"{', '.join(OPERATORS)} of {DOMAIN}, version {VERSION}"),
         ("element types", ", ".join(ELEMENT_TYPES)),
         ("opsets", f"{MIN_OPSET} to {MAX_OPSET}, IR version {MIN_FUNCTION_IR} or newer"),
     ]
-    print_table({"what": "left", "found": "left"}, rows)
+    print_table({"what": "left", "found": "text"}, rows)
     return 0
 
 
@@ -75,13 +76,13 @@ def _native_library() -> dict[str, Any]:
     return facts
 
 
-def _in_words(library: dict[str, Any]) -> str:
+def _library_rows(library: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if library["problem"] is not None:
-        return f"not usable, nodes run as functions: {library['problem']}"
-    return (
-        f"{library['path']}, version {library['version']}, onnxruntime API {library['api']}, "
-        f"SIMD level {library['simd']}"
-    )
+        yield "native library", f"not usable, nodes run as functions: {library['problem']}"
+        return
+    version, api, simd = library["version"], library["api"], library["simd"]
+    yield "native library", f"version {version}, onnxruntime API {api}, SIMD level {simd}"
+    yield "", library["path"]
 
 
 def _version(package: str) -> str | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from onnx_structdrop.console import percent, print_json, print_line, print_table, shape_text, some
 from onnx_structdrop.graph.inspect import InspectReport, StochasticNode, inspect
@@ -10,12 +11,13 @@ from onnx_structdrop.graph.io import load
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 __all__ = ["run"]
 
 _FATES = {
-    "deleted": "onnxruntime drops it at its default level, active or not (?: it depends)",
+    "deleted": "onnxruntime removes this node at its default level, so it never drops there "
+    "(?: it depends)",
     "frozen": "it reads constants only, so onnxslim and others make it a constant",
     "merged": "a node reads the same, so onnxsim, onnxoptimizer and onnxslim make them one",
 }
@@ -54,17 +56,20 @@ def _print_report(path: str, report: InspectReport) -> None:
 
 def _print_own(title: str, nodes: Sequence[StochasticNode]) -> None:
     scoped = any(node.scope for node in nodes)
+    common = _common(nodes)
+    rest = [_attributes(node, without=common[node.op_type]) for node in nodes]
+    differing = any(rest)
     print_table(
         {
-            "node": "left",
+            "node": "name",
             "operator": "left",
             "active": "left",
             "ratio": "right",
             "seed": "right",
-            "behind": "left",
+            "behind": "name",
             "shape": "left",
-            "attributes": "left",
-            **({"scope": "left"} if scoped else {}),
+            **({"attributes": "left"} if differing else {}),
+            **({"scope": "name"} if scoped else {}),
         },
         (
             (
@@ -75,13 +80,30 @@ def _print_own(title: str, nodes: Sequence[StochasticNode]) -> None:
                 node.seed,
                 node.data,
                 shape_text(node.shape),
-                _attributes(node),
+                *((text or None,) if differing else ()),
                 *((node.scope or None,) if scoped else ()),
             )
-            for node in nodes
+            for node, text in zip(nodes, rest, strict=True)
         ),
         title=title,
     )
+    counts = Counter(node.op_type for node in nodes)
+    for op_type, shared in common.items():
+        if shared:
+            which = f"all {counts[op_type]} {op_type}" if counts[op_type] > 1 else op_type
+            print_line(f"{which}: {_text(shared)}")
+
+
+def _common(nodes: Sequence[StochasticNode]) -> dict[str, dict[str, Any]]:
+    """Return what all nodes of an operator have in common, by operator."""
+    common: dict[str, dict[str, Any]] = {}
+    for node in nodes:
+        own = node.to_dict()["attributes"]
+        shared = common.setdefault(node.op_type, own)
+        common[node.op_type] = {
+            name: value for name, value in shared.items() if name in own and own[name] == value
+        }
+    return common
 
 
 def _print_foreign(title: str | None, nodes: Sequence[StochasticNode]) -> None:
@@ -96,7 +118,7 @@ def _print_foreign(title: str | None, nodes: Sequence[StochasticNode]) -> None:
                 "active": "left",
                 "fed by": "left",
                 "reaches": "left",
-                "elsewhere": "left",
+                "other tools": "left",
             },
             (
                 (
@@ -123,7 +145,7 @@ def _rate(node: StochasticNode) -> str | None:
 
 
 def _fate(node: StochasticNode) -> str | None:
-    """Return what becomes of a live node elsewhere."""
+    """Return what other tools make of a live node."""
     if node.active is False:
         return None
     fates = {
@@ -139,8 +161,13 @@ def _active(node: StochasticNode) -> str:
     return "at run time" if node.active is None else "yes" if node.active else "no"
 
 
-def _attributes(node: StochasticNode) -> str:
+def _attributes(node: StochasticNode, without: Collection[str]) -> str:
+    attributes = node.to_dict()["attributes"]
+    return _text({name: value for name, value in attributes.items() if name not in without})
+
+
+def _text(attributes: Mapping[str, Any]) -> str:
     return " ".join(
-        f"{name}={'x'.join(map(str, value)) or '-' if isinstance(value, list) else f'{value:g}'}"
-        for name, value in node.attributes.items()
+        f"{name}={'x'.join(map(str, value)) or '-' if isinstance(value, list) else value}"
+        for name, value in attributes.items()
     )

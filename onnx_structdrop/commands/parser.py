@@ -17,6 +17,9 @@ _EPILOG = """\
 exit codes: 0 done, 1 an error, 2 wrong usage, 3 a check failed and nothing was written.
 Results go to stdout, messages to stderr."""
 
+_VERIFY_EPILOG = """\
+exit codes: 0 equal, 1 not comparable, not run, or an error, 2 wrong usage, 3 different."""
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser that raises instead of printing its usage and leaving the process."""
@@ -27,6 +30,31 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse all of it; what is left over is an error of the command it was given to."""
+        options, left = self.parse_known_args(args, namespace)
+        if left:
+            raise UsageError(f"{_left_over(options, left)} (see {self._command(options)} --help)")
+        return options
+
+    def _command(self, options: argparse.Namespace) -> str:
+        words = (self.prog, getattr(options, "verb", None), getattr(options, "what", None))
+        return " ".join(filter(None, words))
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            problem = values.unknown(list(action.choices), str(value))
+            raise argparse.ArgumentError(action, problem)
+
+
+def _left_over(options: argparse.Namespace, left: list[str]) -> str:
+    """Return what is wrong with arguments that nothing takes."""
+    listed = ",".join(left)
+    if getattr(options, "stage", None) and listed.replace(",", "").isdecimal():
+        stages = ",".join(map(str, options.stage))
+        return f"stages are given with commas: use --stage {stages},{listed}"
+    return f"unrecognised arguments: {' '.join(left)}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,7 +89,9 @@ def build_parser() -> argparse.ArgumentParser:
     _clean(command("clean", "clean", "Bring any dropout of a model into its inference form."))
     _inline(command("inline", "rewrite", "Write structured dropout as plain ONNX operators."))
     _inspect(command("inspect", "inspect", "List the nodes of models that draw random numbers."))
-    _verify(command("verify", "verify", "Check by running them that two models compute the same."))
+    verify = command("verify", "verify", "Check by running them that two models compute the same.")
+    verify.epilog = _VERIFY_EPILOG
+    _verify(verify)
     _plot(command("plot", "plot", "Draw the sites of a model, or masks over feature maps."), common)
     _bench(command("bench", "bench", "Time the operators against what else there is."))
     groups.json_output(command("info", "info", "Show versions, providers and what is supported."))
@@ -87,7 +117,12 @@ def _insert(parser: argparse.ArgumentParser) -> None:
     groups.filters(parser, "insert at (default: of kind activation and join)")
     group = parser.add_argument_group("nodes")
     group.add_argument("--eval", action="store_true", help="insert in inference mode: no dropping")
-    group.add_argument("--ratio-input", metavar="NAME", help="drive the ratio by a graph input")
+    group.add_argument(
+        "--ratio-input",
+        metavar="NAME",
+        help="drive the ratio by a graph input, which has no default and must be fed on every "
+        "run; --rate is then ignored and may be left out",
+    )
     group.add_argument("--seed", type=int, help="seed of the masks (default: drawn)")
     group.add_argument(
         "--calibrate",
@@ -127,8 +162,10 @@ def _clean(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("original", metavar="ORIGINAL", help="ONNX file")
-    parser.add_argument("rewritten", metavar="REWRITTEN", help="ONNX file made from it")
+    parser.add_argument("original", type=values.file, metavar="ORIGINAL", help="ONNX file")
+    parser.add_argument(
+        "rewritten", type=values.file, metavar="REWRITTEN", help="ONNX file made from it"
+    )
     parser.add_argument(
         "--inference",
         action="store_true",
@@ -162,7 +199,7 @@ def _inline(parser: argparse.ArgumentParser) -> None:
 
 
 def _inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("models", metavar="MODEL", nargs="+", help="ONNX file")
+    parser.add_argument("models", type=values.file, metavar="MODEL", nargs="+", help="ONNX file")
     groups.json_output(parser)
 
 
@@ -188,7 +225,9 @@ def _plot(parser: argparse.ArgumentParser, common: _Parser) -> None:
         description="Run a model with structured dropout and draw what one node drops; or draw "
         "what a specification drops from made-up maps (--spec and --shape instead of MODEL).",
     )
-    masks.add_argument("model", metavar="MODEL", nargs="?", help="ONNX file with dropout")
+    masks.add_argument(
+        "model", type=values.file, metavar="MODEL", nargs="?", help="ONNX file with dropout"
+    )
     groups.picture(masks)
     masks.add_argument("--node", metavar="NAME", help="node to draw (default: the first one)")
     masks.add_argument("--input", metavar="FILE", help=".npy or .npz to run on (default: made up)")

@@ -9,7 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from onnx_structdrop import reference
-from onnx_structdrop.commands.selection import has_filters, select
+from onnx_structdrop.commands.selection import (
+    has_filters,
+    placement_notes,
+    quantisation_note,
+    select,
+)
 from onnx_structdrop.commands.specification import specification
 from onnx_structdrop.commands.usage import UsageError
 from onnx_structdrop.console import message, shape_text
@@ -58,7 +63,10 @@ def _sites(options: argparse.Namespace) -> Any:
     model = load(options.model)
     chosen = None
     if has_filters(options):
-        chosen = select(find_sites(model), options, default_kinds=False)
+        sites = find_sites(model)
+        chosen = select(sites, options, default_kinds=False)
+        for note in (*placement_notes(sites, options, chosen), *quantisation_note(model)):
+            message(note)
     return plot_sites(model, chosen=chosen, title=Path(options.model).name, names=options.names)
 
 

@@ -7,16 +7,20 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from onnx_structdrop.errors import SiteError
-from onnx_structdrop.graph.placement import placement
-from onnx_structdrop.graph.selection import DEFAULT_KINDS
+from onnx_structdrop.graph.placement import paper_placement, placement
+from onnx_structdrop.graph.selection import DEFAULT_KINDS, quantisation_hint
+from onnx_structdrop.specs import DropPath
 
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Sequence
 
-    from onnx_structdrop.graph.sites import Site
+    import onnx_ir as ir
 
-__all__ = ["has_filters", "select"]
+    from onnx_structdrop.graph.sites import Site
+    from onnx_structdrop.specs import DropoutSpec
+
+__all__ = ["has_filters", "placement_notes", "quantisation_note", "select"]
 
 
 def has_filters(options: argparse.Namespace) -> bool:
@@ -24,8 +28,56 @@ def has_filters(options: argparse.Namespace) -> bool:
     return bool(options.placement or options.stage or options.kind or options.name)
 
 
+def quantisation_note(model: ir.Model) -> list[str]:
+    """Return what to say where sites are taken in a quantised model."""
+    hint = quantisation_hint(model)
+    return [f"note: {hint.removeprefix('; ')}"] if hint else []
+
+
+def placement_notes(
+    sites: Sequence[Site],
+    options: argparse.Namespace,
+    chosen: Sequence[Site],
+    spec: DropoutSpec | None = None,
+) -> list[str]:
+    """Return what to say of ``--placement paper``: what it stood for.
+
+    Parameters
+    ----------
+    sites
+        Every site of the model.
+    options
+        With ``placement``.
+    chosen
+        What `select` returned.
+    spec
+        What is inserted, if anything.
+    """
+    if options.placement != "paper":
+        return []
+    taken = _taken(sites, options, spec)
+    placed = len(placement(sites, taken))
+    count = str(placed) if placed == len(chosen) else f"{len(chosen)} of {placed}"
+    notes = [f"placement paper: {taken}, {count} {'site' if placed == 1 else 'sites'}"]
+    if taken == "droppath" and spec is not None and spec.op_type == "DropBlock":
+        notes.append("hint: networks of this family are trained with DropPath, see --spec DropPath")
+    return notes
+
+
+def _taken(sites: Sequence[Site], options: argparse.Namespace, spec: DropoutSpec | None) -> str:
+    """Return the placement that is meant: DropPath has one place only in every paper."""
+    if options.placement != "paper":
+        return str(options.placement)
+    return "droppath" if isinstance(spec, DropPath) else paper_placement(sites)
+
+
 def select(
-    sites: Sequence[Site], options: argparse.Namespace, *, default_kinds: bool, hint: str = ""
+    sites: Sequence[Site],
+    options: argparse.Namespace,
+    *,
+    default_kinds: bool,
+    hint: str = "",
+    spec: DropoutSpec | None = None,
 ) -> list[Site]:
     """Return the sites that pass all filters.
 
@@ -40,6 +92,8 @@ def select(
         given.
     hint
         Put behind the error where no site is left; what is special about the model.
+    spec
+        What is inserted, if anything: DropPath decides what the placement paper is.
 
     Raises
     ------
@@ -66,7 +120,7 @@ def select(
     kinds = options.kind
     if not kinds and not options.name and not options.placement and default_kinds:
         kinds = DEFAULT_KINDS
-    placed = placement(sites, options.placement) if options.placement else sites
+    placed = placement(sites, _taken(sites, options, spec)) if options.placement else sites
     chosen = [
         site
         for site in placed

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from onnx_structdrop.commands.selection import has_filters, select
+from onnx_structdrop.commands.selection import (
+    has_filters,
+    placement_notes,
+    quantisation_note,
+    select,
+)
 from onnx_structdrop.console import message, print_json, print_line, print_table, shape_text
 from onnx_structdrop.graph.io import load
 from onnx_structdrop.graph.scopes import default_opset
-from onnx_structdrop.graph.selection import DEFAULT_KINDS, quantisation_hint
+from onnx_structdrop.graph.selection import quantisation_hint
 from onnx_structdrop.graph.sites import find_sites
 
 if TYPE_CHECKING:
@@ -24,9 +29,11 @@ __all__ = ["print_sites", "run"]
 def run(options: argparse.Namespace) -> int:
     """List the sites of a model."""
     model = load(options.model)
-    sites = find_sites(model)
+    sites = every = find_sites(model)
     if has_filters(options):
         sites = select(sites, options, default_kinds=False, hint=quantisation_hint(model))
+    for note in (*placement_notes(every, options, sites), *quantisation_note(model)):
+        message(note)
     if options.json:
         print_json(
             {
@@ -37,8 +44,6 @@ def run(options: argparse.Namespace) -> int:
         )
         return 0
     print_sites(options.model, sites)
-    if not any(site.kind in DEFAULT_KINDS for site in sites) and quantisation_hint(model):
-        message(f"note{quantisation_hint(model)[1:]}")
     return 0
 
 
@@ -49,14 +54,14 @@ def print_sites(title: str, sites: Sequence[Site]) -> None:
         return
     scoped = any(site.scope for site in sites)
     columns = {
-        "site": "left",
+        "site": "name",
         "kind": "left",
         "stage": "right",
         "block": "right",
         "stride": "right",
         "shape": "left",
         "operator": "left",
-        **({"scope": "left"} if scoped else {}),
+        **({"scope": "name"} if scoped else {}),
     }
     print_table(
         columns,

@@ -47,9 +47,13 @@ def specification(options: argparse.Namespace) -> DropoutSpec:
     config = getattr(options, "config", None)
     if config is not None:
         return _from_file(config, options)
-    for option in ("spec", "rate"):
-        if getattr(options, option) is None:
-            raise UsageError(f"--{option} is needed")
+    if options.spec is None:
+        raise UsageError(f"--spec is needed: {_names()}")
+    rate = options.rate
+    if rate is None:
+        if getattr(options, "ratio_input", None) is None:
+            raise UsageError("--rate is needed")
+        rate = 0.0  # the input drives the ratio
     given = _given(options)
     fields = _fields(options.spec)
     for option in given:
@@ -59,7 +63,7 @@ def specification(options: argparse.Namespace) -> DropoutSpec:
                 f"{_flag(option)} does not apply to {options.spec}; it belongs to {owners}"
             )
     try:
-        return _class(options.spec)(rate=options.rate, seed=options.seed, **given)
+        return _class(options.spec)(rate=rate, seed=options.seed, **given)
     except (ArgumentError, ArgumentTypeError) as error:
         raise UsageError(str(error)) from error
 
@@ -86,7 +90,9 @@ def _from_file(path: str, options: argparse.Namespace) -> DropoutSpec:
             if options.spec not in (None, type(spec).__name__):
                 raise ArgumentError(f"it describes {type(spec).__name__}, not {options.spec}")
         elif options.spec is None:
-            raise UsageError(f"{path!r} does not say what it configures: --spec is needed")
+            raise UsageError(
+                f"{path!r} does not say what it configures: --spec is needed, {_names()}"
+            )
         else:
             spec = SPECS[options.spec].from_config(entries)
     except (ArgumentError, ArgumentTypeError) as error:
@@ -94,6 +100,11 @@ def _from_file(path: str, options: argparse.Namespace) -> DropoutSpec:
     if options.seed is not None:
         return _class(type(spec).__name__)(**{**spec.get_config(), "seed": options.seed})
     return spec
+
+
+def _names() -> str:
+    *names, last = SPECS
+    return f"one of {', '.join(names)} or {last}"
 
 
 def _text(path: str) -> str:

@@ -18,10 +18,12 @@ __all__ = [
     "PLACEMENTS",
     "axes",
     "block_size",
+    "file",
     "integers",
     "kinds",
     "noise_shape",
     "placement",
+    "unknown",
 ]
 
 KINDS = ("activation", "linear", "shortcut", "join", "concat")
@@ -49,6 +51,13 @@ def block_size(text: str) -> int | list[int | None] | None:
     return sizes[0] if len(sizes) == 1 else sizes
 
 
+def file(text: str) -> str:
+    """Return the path of a model."""
+    if text == "-":
+        raise argparse.ArgumentTypeError("'-': standard input is not supported; name a file")
+    return text
+
+
 def kinds(text: str) -> Sequence[str]:
     """Return kinds of sites."""
     found = [entry.strip() for entry in text.split(",")]
@@ -64,10 +73,16 @@ def placement(text: str) -> str:
 
 def _one_of(words: Sequence[str], text: str) -> str:
     if text not in words:
-        close = difflib.get_close_matches(text, words, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(words)}{hint}")
+        raise argparse.ArgumentTypeError(unknown(words, text))
     return text
+
+
+def unknown(words: Sequence[str], text: str) -> str:
+    """Return what to say of a text that is none of the words, with the one it is close to."""
+    lower = {word.lower(): word for word in words}
+    close = difflib.get_close_matches(text.lower(), lower, n=1)
+    hint = f"; did you mean {lower[close[0]]}?" if close else ""
+    return f"{text!r} is none of {', '.join(words)}{hint}"
 
 
 integers = _list_of(int, "an integer, or several with commas between")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_structdrop.graph.convert import as_ir
@@ -12,11 +13,12 @@ from onnx_structdrop.graph.fates import Fates, is_deleted
 from onnx_structdrop.graph.nodes import element_type, is_dropout
 from onnx_structdrop.graph.reach import Reach
 from onnx_structdrop.graph.reading import Reading
-from onnx_structdrop.graph.scopes import scopes
-from onnx_structdrop.schema import DOMAIN
+from onnx_structdrop.graph.scopes import is_own_body, scopes
+from onnx_structdrop.schema import Normalize, SeedRegion
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+    from enum import IntEnum
 
     import onnx
 
@@ -46,7 +48,10 @@ _FUSED = {
 
 _NO_TEST_FLAG_SINCE = 7
 
-_OWN_BODIES = f"function:{DOMAIN}::"
+_WORDS: dict[str, type[IntEnum]] = {"seed_region": SeedRegion, "normalize": Normalize}
+"""Attributes of ours that stand for a word."""
+
+_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,34 @@ class StochasticNode:
     """What is malformed about it; fields that cannot be read for that are None or empty."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain data that JSON can hold."""
-        return asdict(self)
+        """Return plain data that JSON can hold.
+
+        Numbers of type float32 are the shortest that stand for them, such as 0.1, and what
+        attributes of this package encode is spelled out, such as ``"valid"``.
+        """
+        fields = asdict(self)
+        fields["ratio"], fields["seed"] = _shortest(self.ratio), _shortest(self.seed)
+        fields["attributes"] = {
+            name: _word(name, value) if self.origin == "structdrop" else _shortest(value)
+            for name, value in fields["attributes"].items()
+        }
+        return fields
+
+
+def _shortest(value: Any) -> Any:
+    """Return a float32 as the shortest number that rounds to it; all else as it is."""
+    if not isinstance(value, float) or not abs(value) <= _LARGEST_FLOAT32:
+        return value
+    single = np.float32(value)
+    return float(str(single)) if float(single) == value else value
+
+
+def _word(name: str, value: Any) -> Any:
+    """Return what an attribute of ours stands for; what it cannot be stays a number."""
+    words = _WORDS.get(name)
+    if words is None or not isinstance(value, int) or value not in set(words):
+        return _shortest(value)
+    return words(value).name.lower()
 
 
 @dataclass(frozen=True)
@@ -164,7 +195,7 @@ def _stochastic_nodes(model: ir.Model) -> Iterator[StochasticNode]:
         if isinstance(graph, ir.Function):
             # Its subgraphs follow before the next function does.
             opset, formal = graph.opset_imports.get(""), frozenset((*graph.inputs, *graph.outputs))
-        if scope.startswith(_OWN_BODIES):
+        if is_own_body(scope):
             continue
         random = [node for node in graph if is_stochastic(node, model.functions)]
         fates.read(graph, set(random))

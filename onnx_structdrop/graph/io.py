@@ -53,6 +53,8 @@ _OTHER_FORMATS = (
     (0, b"<", "XML or HTML text"),
 )
 
+_SYSTEM_FOLDERS = (("/", "dev"), ("/", "proc"))
+
 
 def load(path: str | os.PathLike[str]) -> ir.Model:
     """Read a model from a file that need not be trusted.
@@ -292,6 +294,9 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
         raise OutputError(f"cannot write {_shown(target)}: it is a folder")
     if target.exists() and not target.is_file():
         raise OutputError(f"cannot write {_shown(target)}: it is not a regular file")
+    if target.parent.resolve().parts[:2] in _SYSTEM_FOLDERS:
+        # /dev/stdout is a link to a regular file where output is redirected into one.
+        raise OutputError(f"cannot write {_shown(target)}: models are written to regular files")
     if os.path.lexists(target) and not overwrite:
         raise OutputError(f"cannot write {_shown(target)}: it exists; pass overwrite=True")
     if target.exists() and not os.access(target, os.W_OK):

@@ -5,12 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnx_structdrop.graph.files.fidelity import kept_names
-from onnx_structdrop.graph.scopes import scopes
-from onnx_structdrop.schema import DOMAIN
+from onnx_structdrop.graph.scopes import is_own_body, scopes
 
 __all__ = ["Names"]
-
-_OWN_BODIES = f"function:{DOMAIN}::"
 
 
 class Names:
@@ -23,8 +20,9 @@ class Names:
 
     def __init__(self, model: ir.Model) -> None:
         self._taken: set[str] = set()
+        self._last: dict[str, int] = {}
         for scope, graph in scopes(model):
-            if scope.startswith(_OWN_BODIES):
+            if is_own_body(scope):
                 continue  # Nothing is inserted there, and a body's names are its own business.
             self._taken.update(value.name or "" for value in graph.inputs)
             self._taken.update(getattr(graph, "initializers", ()))
@@ -38,9 +36,11 @@ class Names:
 
     def take(self, wanted: str) -> str:
         """Return `wanted`, or `wanted` with the first free number, and take it."""
-        name, count = wanted, 0
+        # Names are never given back: search on from the last number.
+        name, count = wanted, self._last.get(wanted, 0)
         while name in self._taken:
             count += 1
             name = f"{wanted}_{count}"
+        self._last[wanted] = count
         self._taken.add(name)
         return name

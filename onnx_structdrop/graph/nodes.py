@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_call",
+    "check_known",
     "declare_functions",
     "dropout_nodes",
     "element_type",
@@ -48,11 +49,18 @@ def dropout_nodes(model: ir.Model) -> Iterator[tuple[str, ir.Node]]:
     """Yield the scope name and the node of every dropout node of ours.
 
     Bodies of our own functions hold none, so they need no exception.
+
+    Raises
+    ------
+    ModelError
+        If a node of our domain is none of our operators.
     """
     for scope, graph in scopes(model):
         for node in graph:
             if is_dropout(node):
                 yield scope, node
+            elif node.domain == DOMAIN:
+                check_known([node])
 
 
 def own_calls(model: ir.Model) -> list[ir.Node]:
@@ -201,6 +209,23 @@ def check_call(node: ir.Node) -> None:
             raise ModelError(
                 f"{_label(node)} has an attribute {name!r} that means nothing to the operator; "
                 f"remove it, known are {', '.join(attributes) or 'none'}"
+            )
+
+
+def check_known(calls: Iterable[ir.Node]) -> None:
+    """Check that nodes of our domain call operators that this version has.
+
+    Raises
+    ------
+    ModelError
+        At the first that does not.
+    """
+    for node in calls:
+        if node.op_type not in OPERATORS:
+            raise ModelError(
+                f"node {node.name!r} calls {DOMAIN}::{node.op_type}, which is no operator of this "
+                f"version; known are {', '.join(OPERATORS)}: tools that put models together "
+                "(onnx.compose) rename functions, insert after them; or update the package"
             )
 
 

@@ -12,7 +12,7 @@ from onnx_structdrop.graph.sites import Site
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["PLACEMENTS", "placement"]
+__all__ = ["PLACEMENTS", "paper_placement", "placement"]
 
 _CONVOLUTIONS = ("activation", "linear", "shortcut")
 _LAST_STAGES = 2
@@ -110,11 +110,26 @@ def _dense(sites: Sequence[Site]) -> list[Site]:
     return [site for site in sites if site.kind == "concat"]
 
 
+def paper_placement(sites: Sequence[Site]) -> str:
+    """Return the name of the placement that ``"paper"`` stands for in a model.
+
+    Parameters
+    ----------
+    sites : sequence of Site
+        What `find_sites` found, all of it.
+
+    Returns
+    -------
+    str
+        ``"dense"``, ``"droppath"`` or ``"dropblock"``.
+    """
+    if _dense(sites):
+        return "dense"
+    return "droppath" if _is_inverted(sites) else "dropblock"
+
+
 def _paper(sites: Sequence[Site]) -> list[Site]:
-    dense = _dense(sites)
-    if dense:
-        return dense
-    return _droppath(sites) if _is_inverted(sites) else _dropblock(sites)
+    return _RULES[paper_placement(sites)](sites)
 
 
 def _default(sites: Sequence[Site]) -> list[Site]:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnx_structdrop.errors import ModelError
+from onnx_structdrop.schema import DOMAIN, OPERATORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["default_opset", "function_scope", "scopes"]
+__all__ = ["default_opset", "function_scope", "is_own_body", "scopes"]
 
 _GRAPH_TYPES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
@@ -26,6 +27,15 @@ def function_scope(function: ir.Function) -> str:
     """Return the scope name of a function body."""
     overload = f":{function.overload}" if function.overload else ""
     return f"function:{function.domain}::{function.name}{overload}"
+
+
+def is_own_body(scope: str) -> bool:
+    """Tell whether a scope is in the function of one of our operators.
+
+    Other functions of our domain are anybody's: tools that put models together rename functions.
+    """
+    function = scope.partition("/")[0]
+    return any(function == f"function:{DOMAIN}::{name}" for name in OPERATORS)
 
 
 def scopes(model: ir.Model) -> Iterator[tuple[str, ir.Graph | ir.Function]]:
@@ -37,7 +47,7 @@ def scopes(model: ir.Model) -> Iterator[tuple[str, ir.Graph | ir.Function]]:
         name, graph = pending.pop()
         yield name, graph
         inner: list[tuple[str, ir.Graph | ir.Function]] = []
-        labels: set[str] = set()
+        labels: dict[str, int] = {}
         for node in graph:
             label = ""
             for attribute in node.attributes.values():
@@ -55,12 +65,14 @@ def scopes(model: ir.Model) -> Iterator[tuple[str, ir.Graph | ir.Function]]:
         pending.extend(reversed(inner))
 
 
-def _free(wanted: str, taken: set[str]) -> str:
-    label, count = wanted, 1
+def _free(wanted: str, taken: dict[str, int]) -> str:
+    """Return a label that is not taken; `taken` holds the last number that each was given."""
+    label, count = wanted, taken.get(wanted, 1)
     while label in taken:
         count += 1
         label = f"{wanted}#{count}"
-    taken.add(label)
+    taken[wanted] = count
+    taken.setdefault(label, 1)
     return label
 
 

@@ -237,7 +237,7 @@ def _draw_losses(axes: Axes, losses: Array, nominal: float | None, what: str) ->
     if nominal is not None:
         axes.axhline(nominal, color=INK, linewidth=0.9, linestyle=(0, (4, 2)))
         axes.annotate(
-            "nominal", (0.004, nominal), xycoords=("axes fraction", "data"), xytext=(0, 1.5),
+            "ratio", (0.004, nominal), xycoords=("axes fraction", "data"), xytext=(0, 1.5),
             textcoords="offset points", va="bottom", fontsize=6.5, color=INK,
             bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none",
                   "alpha": 0.8},
@@ -257,10 +257,10 @@ def _draw_losses(axes: Axes, losses: Array, nominal: float | None, what: str) ->
 
 
 def _rates(nominal: float | None, expected: float | None, kept: Array) -> list[str]:
-    parts = [] if nominal is None else [f"nominal rate {nominal:.1%}"]
+    parts = [] if nominal is None else [f"ratio {nominal:.1%}"]
     parts += [] if expected is None else [f"expected {expected:.1%}"]
     batch = f" (batch of {kept.shape[0]})" if kept.shape[0] > 1 else ""
-    return [*parts, f"realised {1 - float(kept.mean()):.1%}{batch}"]
+    return [*parts, f"measured {1 - float(kept.mean()):.1%}{batch}"]
 
 
 def _head(figure: Figure, height: float, title: str | None, rates: str) -> None:

@@ -1213,3 +1213,12 @@ def test_any_weights_come_back(tmp_path_factory, sizes, types, name, rounds):
 def test_errors_derive_from_one_class():
     for kind in (ModelError, OutputError, ArgumentError, ArgumentTypeError):
         assert issubclass(kind, StructDropError)
+
+
+@pytest.mark.skipif(not Path("/dev/stdout").exists(), reason="no device files on this system")
+def test_device_links_are_not_replaced():
+    """Redirected into a file, /dev/stdout is a link to a regular file."""
+    before = os.readlink("/dev/stdout")  # noqa: PTH115
+    with pytest.raises(OutputError, match="models are written to regular files"):
+        save(build(), "/dev/stdout")
+    assert os.readlink("/dev/stdout") == before  # noqa: PTH115

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import onnx
+import onnx.compose
 import onnx.parser
 import onnx_ir as ir
 import pytest
 
+import onnx_structdrop as sd
 from onnx_structdrop.errors import ModelError, UnsupportedModelError
 from onnx_structdrop.functions import function_proto
 from onnx_structdrop.graph.nodes import (
@@ -263,3 +265,15 @@ def test_undeclare_keeps_what_is_called():
     undeclare_functions(model)
     assert set(model.functions) == {(DOMAIN, "SpatialDropout", "")}
     assert model.opset_imports[DOMAIN] == VERSION
+
+
+def test_operators_that_another_tool_renamed_are_not_overlooked():
+    """onnx.compose puts its prefix before the names of functions, too."""
+    body = call("y", "x")
+    model = model_of(body, functions="")
+    declare_functions(model)
+    prefixed = onnx.compose.add_prefix(ir.to_proto(model), "p_")
+    for treat in (sd.fold, sd.clean, sd.inline, lambda m: sd.set_training_mode(m, False)):
+        with pytest.raises(ModelError, match="p_SpatialDropout, which is no operator of .* rename"):
+            treat(prefixed)
+    assert {node.op_type for node in sd.inspect(prefixed).nodes} == {"Dropout"}
