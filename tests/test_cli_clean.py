@@ -11,6 +11,7 @@ from test_cli import call, contents, document, refused
 from test_cli_verify import RANDOM, failed, written
 
 import onnx_structdrop as sd
+from onnx_structdrop.cli import main
 from onnx_structdrop.graph.clean import Decision, Residual
 
 DROPOUT = f"{RANDOM} a = Relu (x) d = Dropout (a, r, t) y = Neg (d)"
@@ -37,7 +38,7 @@ def pretend(monkeypatch, body, decisions=(), residual=(), changed=True):
     """Let `clean` return a model and a report."""
     result = written_model(body)
     report = sd.CleanReport(tuple(decisions), tuple(residual), changed)
-    monkeypatch.setattr("onnx_structdrop.commands.clean.clean", lambda _: (result, report))
+    monkeypatch.setattr("onnx_structdrop.commands.clean.clean", lambda _, **__: (result, report))
 
 
 def written_model(body):
@@ -184,3 +185,23 @@ def test_names_of_nodes_are_cut(capsys, dropout, tmp_path, monkeypatch):
     out, _ = call(capsys, "clean", dropout, "-o", tmp_path / "c.onnx")
     assert "+11" in out
     assert names[0] not in out
+
+
+def test_a_mask_without_scale_is_cleaned_where_the_user_says_so(capsys, tmp_path):
+    """Of x * (u >= 0.3) the file does not tell whether inference scales it by 0.7."""
+    text = """
+        <ir_version: 8, opset_import: ["": 17]>
+        g (float[2,3,8,8] x) => (float[2,3,8,8] y)
+        <float p = {0.3}> {
+            u = RandomUniformLike(x)
+            k = GreaterOrEqual(u, p)
+            m = Cast<to = 1>(k)
+            y = Mul(x, m)
+        }"""
+    source, target = tmp_path / "in.onnx", tmp_path / "out.onnx"
+    onnx.save(onnx.parser.parse_model(text), source)
+    assert main(["clean", str(source), "-o", str(target)]) == 3
+    assert not target.exists()
+    assert "unscaled" in capsys.readouterr().err
+    assert main(["clean", str(source), "-o", str(target), "--unscaled-dropout"]) == 0
+    assert sd.inspect(onnx.load(target)).nodes == ()

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     target = output_path(options)
     model = load(options.model)
     check_output(target, model)
-    result, report = clean(model)
+    result, report = clean(model, unscaled_dropout=options.unscaled_dropout)
     before = Facts.of(model, model_size(options.model, model))
     left = len(report.residual)
     if left and not options.allow_random:
@@ -44,7 +44,8 @@ def run(options: argparse.Namespace) -> int:
     verification = None
     if report.changed and not options.no_verify:
         verification = verify(model, result, inference=True)
-        accept(verification)
+        # Expectations tell an unscaled mask from the data, and so does this check.
+        accept(verification, suspicious=options.unscaled_dropout)
     size = _finish(options, model, result, target, changed=report.changed)
     if verification is not None:
         tell(verification)

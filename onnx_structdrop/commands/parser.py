@@ -157,6 +157,12 @@ def _clean(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the model even if something stays random (otherwise exit code 3)",
     )
+    parser.add_argument(
+        "--unscaled-dropout",
+        action="store_true",
+        help="take a mask without any scale for dropout whose inference form is the data (the file "
+        "does not tell: it may as well scale by the probability of keeping there)",
+    )
     groups.no_verify(parser)
     groups.json_output(parser)
 
@@ -172,7 +178,7 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         help="compare with the inference form of ORIGINAL: dropout off, nothing dropped",
     )
     parser.add_argument(
-        "--samples", type=int, default=2, help="sets of inputs to make up (default: 2)"
+        "--samples", type=int, default=3, help="sets of inputs to make up (default: 3)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the inputs (default: 0)")
     parser.add_argument(

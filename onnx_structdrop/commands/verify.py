@@ -49,17 +49,29 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def accept(report: VerifyReport) -> None:
-    """End a command before it writes, if a check found a difference.
+def accept(report: VerifyReport, *, suspicious: bool = False) -> None:
+    """End a command before it writes, if a check found a difference or cannot explain one.
+
+    Parameters
+    ----------
+    report
+        What the check found.
+    suspicious
+        Whether a difference that it cannot explain is to be expected.
 
     Raises
     ------
     CheckFailedError
-        The models are different.
+        The models are different, or seem to be.
     """
     if report.status == "different":
         raise CheckFailedError(
             f"the result does not compute the same: {report.reason}; nothing was written"
+        )
+    if report.suspicious and not suspicious:
+        raise CheckFailedError(
+            f"the result may not compute the same: {report.reason}; nothing was written "
+            "(look at --json, --no-verify writes it)"
         )
 
 
