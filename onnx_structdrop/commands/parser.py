@@ -185,7 +185,7 @@ def _verify(parser: argparse.ArgumentParser) -> None:
         "--tolerance",
         type=float,
         metavar="X",
-        help="largest difference over the largest value; 0 is bit for bit (default: 1e-4 for "
+        help="largest difference over the scale of its values; 0 is bit for bit (default: 1e-4 for "
         "float32, 1e-9 for float64, 1e-2 for float16, 8e-2 for bfloat16)",
     )
     groups.json_output(parser)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from onnx_structdrop.graph.files.wellformed import quoted
-from onnx_structdrop.graph.verify.feeds import Plan, Signature
+from onnx_structdrop.graph.verify.feeds import Signature
 from onnx_structdrop.graph.verify.live import Live
 from onnx_structdrop.graph.verify.outputs import TOLERANCES, compare, flat
 from onnx_structdrop.graph.verify.pinned import Pinned, pinned
@@ -20,8 +18,9 @@ from onnx_structdrop.graph.verify.report import (
     OutputCheck,
     VerifyReport,
 )
+from onnx_structdrop.graph.verify.search import Search
 from onnx_structdrop.graph.verify.sessions import LimitError, Limits, RunError, Runner, has_half
-from onnx_structdrop.graph.verify.signatures import mismatches
+from onnx_structdrop.graph.verify.signatures import mismatches, ratio_inputs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,17 +30,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison"]
 
-_MOST_TRIES = 100
-"""Shapes to try before giving up: each may run a good part of a network."""
-
 _KEPT = "inputs and outputs have the names, order, types and shapes that they had"
 
 
 class _Runs:
     """What a model returned on each sample, and which outputs differ from run to run."""
 
-    def __init__(self, runner: Runner, feeds: Sequence[dict[str, npt.NDArray[Any]]]) -> None:
-        self.results = [runner.run(feed) for feed in feeds]
+    def __init__(
+        self,
+        runner: Runner,
+        feeds: Sequence[dict[str, npt.NDArray[Any]]],
+        results: list[list[Any]] | None = None,
+    ) -> None:
+        self.results = [runner.run(feed) for feed in feeds] if results is None else results
         self.unsteady = self.changes(runner, feeds)
 
     def changes(self, runner: Runner, feeds: Sequence[dict[str, npt.NDArray[Any]]]) -> set[int]:
@@ -62,7 +63,7 @@ class Comparison:
     original, rewritten
         The models; they are only read.
     tolerance
-        Largest relative error, None for that of the type.
+        Largest error, None for that of the type.
     inference
         Whether to compare with the original in inference form.
     limits
@@ -82,7 +83,9 @@ class Comparison:
         self._basic = has_half(original) or has_half(rewritten)
         self._checks: list[str] = []
         self._feeds: list[dict[str, npt.NDArray[Any]]] = []
+        self._magnitudes: list[float] = []
         self._held: dict[str, bool] = {}
+        self._defaults: list[str] = []
         self._seed = 0
 
     def run(self, samples: int, seed: int) -> VerifyReport:
@@ -95,18 +98,21 @@ class Comparison:
         before, after = Live(self._original), Live(self._rewritten)
         self._held = {**after.held, **before.held}
         try:
-            signature = Signature(self._original, self._held)
-            extra = Signature(self._rewritten, self._held)
+            rates = {*ratio_inputs(self._original), *ratio_inputs(self._rewritten)}
+            signature = Signature(self._original, self._held, rates)
+            extra = Signature(self._rewritten, self._held, rates)
         except RunError as error:
             return self._report(NOT_RUN, f"the original: {error}")
         signature.extend(extra)
+        self._defaults = signature.defaults
         form = pinned(self._original) if self._inference else Pinned(self._original)
         reference, failure = self._reference(form.model, signature, samples)
         try:
-            runner = self._runner(self._rewritten)
             if reference is None:
-                self._feeds = self._find(runner, signature, samples)
-            runs = _Runs(runner, self._feeds)
+                runner, results = self._find(self._rewritten, signature, samples)
+                runs = _Runs(runner, self._feeds, results)
+            else:
+                runs = _Runs(self._runner(self._rewritten), self._feeds)
             unsteady = runs.unsteady | runs.changes(self._runner(self._rewritten), self._feeds)
         except RunError as error:
             if reference is None:
@@ -137,9 +143,8 @@ class Comparison:
     ) -> tuple[_Runs | None, str]:
         """Run what is compared with; return why that cannot be."""
         try:
-            runner = self._runner(model)
-            self._feeds = self._find(runner, signature, samples)
-            return _Runs(runner, self._feeds), ""
+            runner, results = self._find(model, signature, samples)
+            return _Runs(runner, self._feeds, results), ""
         except RunError as error:
             return None, str(error)
 
@@ -147,30 +152,14 @@ class Comparison:
         return Runner(model, self._limits, basic=self._basic)
 
     def _find(
-        self, runner: Runner, signature: Signature, samples: int
-    ) -> list[dict[str, npt.NDArray[Any]]]:
-        """Return inputs that a model runs on, of other sizes for every sample where it can be."""
-        generator = np.random.default_rng(self._seed)
-        found: list[dict[str, npt.NDArray[Any]]] = []
-        last: Plan | None = None
-        for sample in range(samples):
-            plans = itertools.islice(signature.plans(sample), _MOST_TRIES)
-            failure: RunError | None = None
-            for plan in itertools.chain(plans, [] if last is None else [last]):
-                feeds = signature.feeds(plan, generator)
-                try:
-                    runner.run(feeds)
-                except LimitError:
-                    raise
-                except RunError as error:
-                    failure = failure or error
-                    continue
-                last = plan
-                found.append(feeds)
-                break
-            else:
-                raise failure or RunError("it has no inputs that could be made up")
-        return found
+        self, model: ir.Model, signature: Signature, samples: int
+    ) -> tuple[Runner, list[list[Any]]]:
+        """Look for inputs that a model runs on; return a session of it, and what it returned."""
+        search = Search(lambda: self._runner(model), signature, self._seed, self._basic)
+        found = search.samples(samples)
+        self._feeds = [sample.feeds for sample in found]
+        self._magnitudes = [sample.draw.magnitude for sample in found]
+        return search.runner, [sample.results for sample in found]
 
     # What follows
 
@@ -210,26 +199,31 @@ class Comparison:
         self, place: int, name: str, pairs: Sequence[tuple[Any, Any]], soft: bool
     ) -> OutputCheck:
         tolerance = self._tolerance_of(place, pairs[0][0])
-        exact, error, reason, finite = True, 0.0, "", False
-        values: set[float] = set()
-        for first, second in pairs:
+        exact, error, reason, finite, size = True, 0.0, "", False, 0
+        values: set[Any] = set()
+        for (first, second), magnitude in zip(pairs, self._magnitudes, strict=True):
             ones, others = flat(first), flat(second)
             if len(ones) != len(others):
                 reason = reason or f"it has {len(others)} elements instead of {len(ones)}"
             for one, other in zip(ones, others, strict=False):
                 found = compare(one, other)
-                exact, error = exact and found.exact, max(error, found.error)
+                exact, error = exact and found.exact, max(error, found.error / magnitude)
+                size += one.size
                 values |= found.ends
                 reason, finite = reason or found.reason, finite or found.finite
         exact = exact and not reason
         if not reason and error > tolerance:
-            reason = f"it differs by {error:.2g} of its largest value, {tolerance:g} is allowed"
+            reason = (
+                f"it differs by {error:.2g} of the scale of its values, {tolerance:g} is allowed"
+            )
         elif not reason and tolerance == 0 and not exact:
             reason = "it differs in the sign of zeros"
         if reason and soft:
-            return _unknown(name, "the generators it depends on, held, give something else")
+            why = "the generators it depends on, held, give something else"
+            return replace(_unknown(name, why), suspicious=True)
         if not reason and not finite:
-            return _unknown(name, "it holds nothing finite")
+            empty = "it is empty on every sample: there is nothing to compare"
+            return _unknown(name, "it holds nothing finite" if size else empty)
         status = DIFFERENT if reason else EQUAL
         return OutputCheck(name, status, exact, tolerance, error, reason, len(values) == 1)
 
@@ -266,11 +260,11 @@ class Comparison:
             how = "bit for bit"
             if not all(output.exact for output in equal):
                 worst = max(equal, key=lambda output: output.error)
-                how = f"within {worst.error:.2g} of the largest value"
+                how = f"within {worst.error:.2g} of the scale of the values"
             count = len(self._feeds)
             self._checks.append(
                 f"{whose} equal those of the {self._compared_with}, {how}, "
-                f"on {count} {'sample' if count == 1 else 'samples'}"
+                f"on {count} {'sample' if count == 1 else 'samples'}{self._left}"
             )
         for status in (DIFFERENT, NOT_COMPARABLE):
             found = [output for output in outputs if output.status == status]
@@ -278,6 +272,13 @@ class Comparison:
                 reason = f"output {quoted(found[0].name)}: {found[0].reason}"
                 return self._report(status, reason, outputs)
         return self._report(EQUAL, "", outputs)
+
+    @property
+    def _left(self) -> str:
+        if not self._defaults:
+            return ""
+        inputs = "input" if len(self._defaults) == 1 else "inputs"
+        return f", with {inputs} {quoted(', '.join(self._defaults))} left at the default"
 
     @property
     def _compared_with(self) -> str:
@@ -298,7 +299,24 @@ class Comparison:
             held=dict(self._held),
             seed=self._seed,
             optimisation="basic" if self._basic else "off",
+            ranges=_ranges(self._feeds),
+            defaults=tuple(self._defaults),
         )
+
+
+def _ranges(
+    feeds: Sequence[dict[str, npt.NDArray[Any]]],
+) -> dict[str, tuple[float, float]]:
+    drawn: dict[str, list[npt.NDArray[Any]]] = {}
+    for feed in feeds:
+        for name, array in feed.items():
+            if array.size and array.dtype.kind != "O":
+                drawn.setdefault(name, []).append(array)
+    return {
+        name: (min(float(array.min()) for array in arrays),
+               max(float(array.max()) for array in arrays))
+        for name, arrays in drawn.items()
+    }  # fmt: skip
 
 
 def _unknown(name: str, reason: str) -> OutputCheck:

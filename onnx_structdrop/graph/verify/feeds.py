@@ -13,11 +13,11 @@ from onnx_structdrop.graph.files.wellformed import quoted
 from onnx_structdrop.graph.verify.sessions import RunError, as_fed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
 
-__all__ = ["Plan", "Signature"]
+__all__ = ["PLAIN", "Draw", "Plan", "Signature"]
 
 _SIZES = (32, 64, 96, 128, 224, 256, 299, 384, 512)
 """Sizes for free spatial axes: those that networks are built for, upward."""
@@ -30,6 +30,14 @@ _RANKS = (4, 2, 3, 5, 1, 0)
 
 _RANGES = (10, 2, 1)
 """Integers are drawn below this: they may be indices, and what bounds those nothing says."""
+
+_RATES = (0.05, 0.5)
+"""A scalar is a rate, a threshold or a temperature rather than data."""
+
+_LARGE, _NEGATIVE = (1.5, 3.0), (-2.0, -0.5)
+_MAGNITUDE, _HALF_MAGNITUDE = 16.0, 4.0
+_MORE = 100
+"""What indices are drawn below where they may be larger."""
 
 _MOST_BYTES = 1 << 28
 _WORDS = ("", "a", "onnx", "drop out", "é")
@@ -71,6 +79,20 @@ class Plan(NamedTuple):
     below: int
 
 
+class Draw(NamedTuple):
+    """What values are drawn like."""
+
+    magnitude: float = 1.0
+    """What normal numbers are multiplied with."""
+    below: int | None = None
+    """What indices are drawn below, None for what the plan says."""
+    scalars: tuple[float, float] = _RATES
+    """Range of scalars."""
+
+
+PLAIN = Draw()
+
+
 class Signature:
     """The inputs that a model has to be given.
 
@@ -80,6 +102,13 @@ class Signature:
         Inputs with a default, an initializer of the same name, keep it.
     held
         Bool inputs to hold at a value.
+    rates
+        Scalar inputs that take a rate and nothing else.
+
+    Attributes
+    ----------
+    defaults : list of str
+        Inputs that keep their default.
 
     Raises
     ------
@@ -87,8 +116,12 @@ class Signature:
         If an input is of a type that cannot be made up.
     """
 
-    def __init__(self, model: ir.Model, held: Mapping[str, bool]) -> None:
-        self._held = held
+    def __init__(
+        self, model: ir.Model, held: Mapping[str, bool], rates: Collection[str] = ()
+    ) -> None:
+        self._held, self._rates = held, rates
+        names = [value.name or "" for value in model.graph.inputs]
+        self.defaults = [name for name in names if name in model.graph.initializers]
         self._inputs = [
             _read(value)
             for value in model.graph.inputs
@@ -99,12 +132,13 @@ class Signature:
         """Take over the inputs that only another model has."""
         names = {entry.name for entry in self._inputs}
         self._inputs += [entry for entry in other._inputs if entry.name not in names]
+        self.defaults += [name for name in other.defaults if name not in self.defaults]
 
     def plans(self, sample: int) -> Iterator[Plan]:
         """Yield what to try for a sample, in order, each once.
 
-        Samples differ in the batch and in whether the last spatial axes are as long as the
-        others.
+        Samples differ in the batch, in whether the last spatial axes are as long as the others,
+        and in whether sizes are odd.
         """
         seen: set[Plan] = set()
         unranked = any(entry.dims is None for entry in self._inputs)
@@ -115,14 +149,55 @@ class Signature:
                     for batch in batches:
                         for place, size in enumerate(_SIZES):
                             longer = _SIZES[min(place + 1, len(_SIZES) - 1)]
-                            for last in (longer, size) if sample % 2 else (size,):
-                                sizes = (batch, channels, size, last)
+                            spatial = (
+                                ((size, size),),
+                                ((size, longer), (size, size)),
+                                ((size | 1, (size | 1) + 2), (size, size)),
+                            )[sample % 3]
+                            for height, width in spatial:
+                                sizes = (batch, channels, height, width)
                                 plan = Plan(self._shapes(rank, sizes), below)
                                 if plan not in seen:
                                     seen.add(plan)
                                     yield plan
 
-    def feeds(self, plan: Plan, generator: np.random.Generator) -> dict[str, npt.NDArray[Any]]:
+    def draws(self, sample: int, half: bool) -> Iterator[Draw]:
+        """Yield what to draw for a sample instead of plain values, the most daring first.
+
+        The second of three samples has larger numbers, indices and scalars, the third negative
+        scalars.
+        """
+        seen = {PLAIN}
+        if sample % 3 == 2 and self._has_scalars():
+            yield PLAIN._replace(scalars=_NEGATIVE)
+        if sample % 3 != 1:
+            return
+        magnitude = _HALF_MAGNITUDE if half else _MAGNITUDE
+        magnitude = magnitude if self._has_numbers() else 1.0
+        more = _MORE if any(_is_table_of_indices(entry) for entry in self._inputs) else None
+        scalars = _LARGE if self._has_scalars() else _RATES
+        for draw in (
+            Draw(magnitude, more, scalars),
+            Draw(magnitude, more),
+            Draw(magnitude, None, scalars),
+            Draw(magnitude),
+            Draw(1.0, more, scalars),
+            Draw(1.0, more),
+            Draw(1.0, None, scalars),
+        ):
+            if draw not in seen:
+                seen.add(draw)
+                yield draw
+
+    def probes(self) -> Iterator[Draw]:
+        """Yield draws with scalars at the ends of what a rate or a gate may be."""
+        if self._has_scalars():
+            for number in (0.0, 1.0):
+                yield PLAIN._replace(scalars=(number, number))
+
+    def feeds(
+        self, plan: Plan, generator: np.random.Generator, draw: Draw = PLAIN
+    ) -> dict[str, npt.NDArray[Any]]:
         """Return an array for every input.
 
         Raises
@@ -135,12 +210,18 @@ class Signature:
         if size > _MOST_BYTES:
             raise RunError(f"its inputs would take {size / 1e9:.2g} GB")
         return {
-            entry.name: self._array(entry, shapes[entry.name], plan.below, generator)
+            entry.name: self._array(entry, shapes[entry.name], plan.below, generator, draw)
             for entry in self._inputs
         }
 
     def _has_indices(self) -> bool:
         return any(entry.dtype in _INTEGERS and entry.dtype not in _BYTES for entry in self._inputs)
+
+    def _has_scalars(self) -> bool:
+        return any(_is_scalar(entry) and entry.name not in self._rates for entry in self._inputs)
+
+    def _has_numbers(self) -> bool:
+        return any(entry.dtype in _FLOATS and not _is_scalar(entry) for entry in self._inputs)
 
     def _shapes(self, rank: int, sizes: Sequence[int]) -> tuple[tuple[str, tuple[int, ...]], ...]:
         known: dict[_Axis, int] = {}
@@ -159,7 +240,12 @@ class Signature:
         return tuple(shapes)
 
     def _array(
-        self, entry: _Input, shape: tuple[int, ...], below: int, generator: np.random.Generator
+        self,
+        entry: _Input,
+        shape: tuple[int, ...],
+        below: int,
+        generator: np.random.Generator,
+        draw: Draw,
     ) -> npt.NDArray[Any]:
         if entry.name in self._held:
             return np.full(shape, self._held[entry.name])
@@ -169,15 +255,27 @@ class Signature:
             places = generator.integers(0, len(_WORDS), shape)
             return np.array(_WORDS, dtype=object)[places].reshape(shape)
         if entry.dtype in _BYTES:
-            limits = np.iinfo(entry.dtype.numpy())
-            drawn = generator.integers(limits.min, limits.max, shape, endpoint=True)
+            ends = np.iinfo(entry.dtype.numpy())
+            drawn = generator.integers(ends.min, ends.max, shape, endpoint=True)
             return np.asarray(drawn, entry.dtype.numpy())
         if entry.dtype in _INTEGERS:
+            if draw.below is not None and _is_table_of_indices(entry):
+                below = draw.below
             return np.asarray(generator.integers(0, below, shape), entry.dtype.numpy())
-        if not shape:
-            # A scalar is a rate, a threshold or a temperature rather than data.
-            return as_fed(np.asarray(generator.uniform(0.05, 0.5)), entry.dtype)
-        return as_fed(generator.standard_normal(shape), entry.dtype)
+        if not shape or _is_scalar(entry):
+            limits = _RATES if entry.name in self._rates else draw.scalars
+            return as_fed(np.asarray(generator.uniform(*limits, shape)), entry.dtype)
+        return as_fed(generator.standard_normal(shape) * draw.magnitude, entry.dtype)
+
+
+def _is_scalar(entry: _Input) -> bool:
+    return entry.dtype in _FLOATS and entry.dims in ((), (1,))
+
+
+def _is_table_of_indices(entry: _Input) -> bool:
+    """Tell whether an input may hold larger indices; a list may hold sizes, which multiply."""
+    is_list = entry.dims is not None and len(entry.dims) < 2
+    return entry.dtype in _INTEGERS and entry.dtype not in _BYTES and not is_list
 
 
 def _read(value: ir.Value) -> _Input:

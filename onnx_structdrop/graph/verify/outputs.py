@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from onnx_structdrop.graph.verify.scales import scales
+
 __all__ = ["TOLERANCES", "Difference", "compare", "flat"]
 
 Array = npt.NDArray[Any]
 
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "float16": 1e-2, "bfloat16": 8e-2}
-"""Relative error, over the largest absolute value, that moved arithmetic may cause."""
+"""Error, over the scale of the values around, that moved arithmetic may cause."""
 
 
 class Difference(NamedTuple):
@@ -20,13 +22,13 @@ class Difference(NamedTuple):
 
     exact: bool
     error: float
-    """Largest absolute difference over the largest absolute value of the first."""
+    """Largest absolute difference of a value over its scale in the first, see `scales`."""
     reason: str
     """What else than rounding is different; empty if nothing is."""
     finite: bool
     """Whether there is a finite value to compare, or nothing at all."""
-    ends: frozenset[float] = frozenset()
-    """Smallest and largest finite number of the first; empty for what is not a float."""
+    ends: frozenset[Any] = frozenset()
+    """Smallest and largest finite value of the first; empty if there is none."""
 
 
 def flat(value: Any) -> list[Array]:
@@ -47,10 +49,10 @@ def compare(first: Array, second: Array) -> Difference:
         count = 0 if equal else int(np.sum(first != second))
         if not equal:
             return _apart(f"{count} of {first.size} values are different")
-        return Difference(True, 0.0, "", True)
+        return Difference(True, 0.0, "", first.size > 0, _ends(first))
     nan, other_nan = np.isnan(first), np.isnan(second)
     finite = np.isfinite(first)
-    there = bool(finite.any()) or first.size == 0
+    there = bool(finite.any())
     if first.tobytes() == second.tobytes():
         return Difference(True, 0.0, "", there, _ends(first[finite]))
     if not np.array_equal(nan, other_nan):
@@ -63,17 +65,20 @@ def compare(first: Array, second: Array) -> Difference:
     mine, theirs = first[finite].astype(wide), second[finite].astype(wide)
     if mine.tobytes() == theirs.tobytes():
         return Difference(True, 0.0, "", there, _ends(mine))
-    distance = float(np.abs(mine - theirs).max())
-    scale = float(np.abs(mine).max())
-    error = 0.0 if distance == 0 else distance / scale if scale else float("inf")
-    return Difference(False, error, "", there, _ends(mine))
+    scale = scales(first.astype(wide))[finite]
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        distance = np.abs(mine - theirs)
+        errors = np.where(distance == 0, 0.0, distance / scale)
+    return Difference(False, float(errors.max()), "", there, _ends(mine))
 
 
-def _ends(values: Array) -> frozenset[float]:
+def _ends(values: Array) -> frozenset[Any]:
     if not values.size:
         return frozenset()
     sizes = np.abs(values) if values.dtype.kind == "c" else values
-    return frozenset((float(sizes.min()), float(sizes.max())))
+    if sizes.dtype.kind == "O":
+        return frozenset((min(sizes.flat), max(sizes.flat)))
+    return frozenset((sizes.min().item(), sizes.max().item()))
 
 
 def _apart(reason: str) -> Difference:

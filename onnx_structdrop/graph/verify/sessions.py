@@ -30,7 +30,16 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["LimitError", "Limits", "RunError", "Runner", "as_fed", "has_half", "one_at_a_time"]
+__all__ = [
+    "CrashError",
+    "LimitError",
+    "Limits",
+    "RunError",
+    "Runner",
+    "as_fed",
+    "has_half",
+    "one_at_a_time",
+]
 
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
@@ -42,6 +51,10 @@ _LOCK = threading.RLock()
 
 class RunError(ModelError):
     """onnxruntime cannot load or run a model, or may not."""
+
+
+class CrashError(RunError):
+    """onnxruntime ended its process; sessions in it are gone."""
 
 
 class LimitError(RunError):
@@ -89,7 +102,7 @@ class _Process:
             self.end()
             if late.is_set():
                 raise LimitError(f"onnxruntime takes more than {timeout:g} s") from error
-            raise RunError(f"onnxruntime crashed on it (exit {process.returncode})") from error
+            raise CrashError(f"onnxruntime crashed on it (exit {process.returncode})") from error
         except BaseException:
             # An interruption between request and answer would leave the next one out of step.
             self.end()

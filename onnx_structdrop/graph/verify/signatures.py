@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-__all__ = ["mismatches"]
+__all__ = ["mismatches", "ratio_inputs"]
 
 
 def mismatches(original: ir.Model, rewritten: ir.Model) -> list[str]:
@@ -22,7 +22,7 @@ def mismatches(original: ir.Model, rewritten: ir.Model) -> list[str]:
     was free before and is fixed now. Inputs that insertion added to drive a ratio may be there or
     not.
     """
-    added = {name for model in (original, rewritten) for name in _added(model)}
+    added = {name for model in (original, rewritten) for name in ratio_inputs(model)}
     found: list[str] = []
     for what, before, after in (
         ("input", original.graph.inputs, rewritten.graph.inputs),
@@ -42,7 +42,8 @@ def mismatches(original: ir.Model, rewritten: ir.Model) -> list[str]:
     return found
 
 
-def _added(model: ir.Model) -> Sequence[str]:
+def ratio_inputs(model: ir.Model) -> Sequence[str]:
+    """Return the inputs that insertion added to drive a ratio."""
     record = Record.of(model)
     return () if record is None else record.ratio_inputs
 
