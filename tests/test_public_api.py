@@ -28,8 +28,8 @@ SIGNATURES = {
     "set_training_mode": "(model, enabled)",
     "reseed": "(model, seed)",
     "fold": "(model)",
-    "clean": "(model)",
-    "verify": "(original, rewritten, *, samples=2, seed=0, tolerance=None, inference=False, "
+    "clean": "(model, *, unscaled_dropout=False)",
+    "verify": "(original, rewritten, *, samples=3, seed=0, tolerance=None, inference=False, "
     "max_weights=1073741824, timeout=120.0)",
     "inline": "(model, random_source='dropout')",
     "inspect": "(model)",

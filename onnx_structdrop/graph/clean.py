@@ -10,7 +10,7 @@ import onnx_ir as ir
 from onnx_structdrop.graph.convert import as_ir, like
 from onnx_structdrop.graph.fold import fold
 from onnx_structdrop.graph.names import Names
-from onnx_structdrop.graph.nodes import dropout_nodes
+from onnx_structdrop.graph.nodes import is_dropout
 from onnx_structdrop.graph.proofs.agreement import Agreement
 from onnx_structdrop.graph.proofs.frozen import frozen_masks
 from onnx_structdrop.graph.proofs.norms import to_inference, training_norms
@@ -18,6 +18,7 @@ from onnx_structdrop.graph.proofs.rewrite import Rewriter
 from onnx_structdrop.graph.proofs.sources import origins
 from onnx_structdrop.graph.proofs.unused import Usage
 from onnx_structdrop.graph.proofs.walk import Walk
+from onnx_structdrop.graph.scopes import scopes
 from onnx_structdrop.schema import DOMAIN, INLINED_KEY
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class CleanReport:
         }
 
 
-def clean(model: ModelT) -> tuple[ModelT, CleanReport]:
+def clean(model: ModelT, *, unscaled_dropout: bool = False) -> tuple[ModelT, CleanReport]:
     """Return a copy of a model in inference form, and a report.
 
     Dropout of any kind and origin is replaced by what it is when nothing is dropped, wherever
@@ -103,6 +104,11 @@ def clean(model: ModelT) -> tuple[ModelT, CleanReport]:
     ----------
     model
         An ``onnx.ModelProto`` or ``onnx_ir.Model``. It is not changed.
+    unscaled_dropout
+        Whether a random mask that keeps values as they are, without a scale of 1/keep anywhere,
+        is taken for dropout that inference leaves out. The file does not tell it from random
+        corruption, or from dropout whose inference form multiplies by the probability of
+        keeping; by default such a mask is left.
 
     Returns
     -------
@@ -120,14 +126,18 @@ def clean(model: ModelT) -> tuple[ModelT, CleanReport]:
     Examples
     --------
     >>> import onnx_structdrop as sd
-    >>> from onnx_structdrop.graph.clean import clean
-    >>> model, report = clean(sd.load("trained.onnx"))  # doctest: +SKIP
+    >>> model, report = sd.clean(sd.load("trained.onnx"))  # doctest: +SKIP
     >>> report.residual  # doctest: +SKIP
     ()
     """
     result = as_ir(model)
     decisions: list[Decision] = []
-    own = [(scope, _label(node)) for scope, node in dropout_nodes(result)]
+    own = [
+        (scope, _label(node))
+        for scope, graph in scopes(result)
+        for node in graph
+        if is_dropout(node)
+    ]
     inlined = result.metadata_props.pop(INLINED_KEY, None)
     if own:
         result = fold(result)
@@ -153,7 +163,7 @@ def clean(model: ModelT) -> tuple[ModelT, CleanReport]:
             action = to_inference(norm, rewriter)
             decisions.append(Decision(label, norm.scope, "batch normalisation", evidence, action))
         if sources:
-            walk = Walk(result)
+            walk = Walk(result, unscaled=unscaled_dropout)
             agreement = Agreement(walk)
             reasons = agreement.reasons
             decisions += _applied(agreement.proofs, walk, rewriter)

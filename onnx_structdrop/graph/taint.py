@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from onnx_structdrop.graph.proofs.sources import Origin, origins
-from onnx_structdrop.graph.scopes import scopes
-from onnx_structdrop.schema import DOMAIN
+from onnx_structdrop.graph.proofs.sources import Origin, is_own, origins
+from onnx_structdrop.graph.scopes import is_own_body, scopes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 __all__ = ["RandomSource", "TaintReport", "analyse"]
-
-_OWN_BODIES = f"function:{DOMAIN}::"
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ class _Reach:
         graphs = [
             graph.graph if isinstance(graph, ir.Function) else graph
             for name, graph in scopes(model)
-            if not name.startswith(_OWN_BODIES)
+            if not is_own_body(name)
         ]
         # Bodies come after the graph that runs them, so the bodies' results are there first
         # when the list is walked backwards; what flows in needs another round.
@@ -157,7 +154,7 @@ def _passed(
     node: ir.Node, functions: dict[tuple[str, str, str], ir.Function]
 ) -> Iterator[tuple[ir.Value, ir.Value]]:
     """Yield each input of the bodies that a node runs with each value it may get."""
-    function = functions.get(node.op_identifier()) if node.domain != DOMAIN else None
+    function = _function(node, functions)
     if function is not None:
         for formal, given in zip(function.inputs, node.inputs, strict=False):
             if given is not None:
@@ -171,10 +168,17 @@ def _passed(
                     yield formal, given
 
 
+def _function(
+    node: ir.Node, functions: dict[tuple[str, str, str], ir.Function]
+) -> ir.Function | None:
+    own = is_own(node.domain, node.op_type)
+    return None if own else functions.get(node.op_identifier())
+
+
 def _results(
     node: ir.Node, functions: dict[tuple[str, str, str], ir.Function]
 ) -> Iterator[ir.Value]:
-    function = functions.get(node.op_identifier()) if node.domain != DOMAIN else None
+    function = _function(node, functions)
     if function is not None:
         yield from function.outputs
     for body in _bodies(node):

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 import onnx_structdrop as sd
 from onnx_structdrop.graph.clean import clean
 from onnx_structdrop.graph.compare import differences
+from onnx_structdrop.graph.taint import analyse
 
 KEEP = 0.7
 
@@ -225,18 +226,18 @@ def standard(net, x):
 
 
 CLEANED = [
-    alpha, bernoulli, bernoulli_of_drops, drop_block, drop_block_even, drop_block_unscaled,
-    feature, floored, gaussian_dropout, gaussian_noise, greater, noisy_block, rescaled, standard,
-    stateless, tensorflow, threshold_first, two_masks, unscaled, valid_region, where_dropped,
-    where_kept,
+    alpha, bernoulli, bernoulli_of_drops, drop_block, drop_block_even, feature, floored,
+    gaussian_dropout, gaussian_noise, greater, rescaled, standard, stateless, tensorflow,
+    threshold_first, two_masks, valid_region, where_dropped, where_kept,
 ]  # fmt: skip
+UNSCALED = [drop_block_unscaled, noisy_block, unscaled]
 
 
-@pytest.mark.parametrize("layer", CLEANED, ids=lambda layer: layer.__name__)
+@pytest.mark.parametrize("layer", CLEANED + UNSCALED, ids=lambda layer: layer.__name__)
 def test_layer_becomes_its_input(layer):
     model, plain = built(layer), built(identity)
     before = model.SerializeToString(deterministic=True)
-    cleaned, report = clean(model)
+    cleaned, report = clean(model, unscaled_dropout=layer in UNSCALED)
     assert model.SerializeToString(deterministic=True) == before
     assert report.residual == ()
     assert report.changed
@@ -253,8 +254,57 @@ def test_layer_becomes_its_input(layer):
     assert differences(again, cleaned) == []
 
 
+def fused_scale(net, x):
+    """Divide by keep within a Gemm, as optimisers do."""
+    flat = net.op("Flatten", net.op("Mul", x, mask(net, x)))
+    y = net.op("Gemm", flat, net.const(np.eye(256)), alpha=1 / KEEP)
+    return net.op("Reshape", y, net.op("Shape", x))
+
+
+def zoneout(net, x):
+    other = net.op("Tanh", x)
+    return net.op("Add", x, net.op("Mul", mask(net, x), net.op("Sub", other, x)))
+
+
+def impulses(net, x):
+    return net.op("Add", x, net.op("Mul", net.op("Sign", x), mask(net, x, 0.05)))
+
+
+def never_kept(net, x):
+    return net.op("Mul", x, mask(net, x, 0.0))
+
+
+@pytest.mark.parametrize(
+    "layer", [*UNSCALED, fused_scale, zoneout, impulses, never_kept, unscaled_and_damped],
+    ids=lambda layer: layer.__name__,
+)  # fmt: skip
+def test_an_unscaled_mask_proves_nothing(layer):
+    model = built(layer)
+    cleaned, report = clean(model)
+    assert differences(model, cleaned) == []
+    reasons = {left.reason for left in report.residual}
+    unscaled = (
+        "the mask keeps values unscaled; whether inference keeps them or scales them is not in "
+        "the file"
+    )
+    assert unscaled in reasons
+
+
+def test_the_used_mask_of_a_dropout_needs_no_scale():
+    model = dropouts(
+        helper.make_node("Dropout", ["x", "ratio", "on"], ["d", "mask"]),
+        helper.make_node("Cast", ["mask"], ["m"], to=1),
+        helper.make_node("Mul", ["x", "m"], ["w"]),
+        helper.make_node("Add", ["d", "w"], ["y"]),
+    )
+    cleaned, report = clean(model)
+    assert report.residual == ()
+    x = np.random.default_rng(0).standard_normal((2, 3)).astype("f")
+    assert np.array_equal(run(cleaned)[0], x + x)
+
+
 def test_a_factor_up_to_one_behind_an_unscaled_mask_stays():
-    cleaned, report = clean(built(unscaled_and_damped))
+    cleaned, report = clean(built(unscaled_and_damped), unscaled_dropout=True)
     plain = built(lambda net, x: net.op("Mul", x, net.const(0.1)))
     assert report.residual == ()
     assert np.array_equal(run(cleaned)[0], run(plain)[0])
@@ -460,15 +510,20 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("allowed", [False, True], ids=["", "unscaled"])
 @pytest.mark.parametrize("layer", REFUSED, ids=lambda layer: layer.__name__)
-def test_what_is_no_dropout_stays(layer):
+def test_what_is_no_dropout_stays(layer, allowed):
     model = built(layer)
-    cleaned, report = clean(model)
+    cleaned, report = clean(model, unscaled_dropout=allowed)
     assert report.residual != ()
     assert differences(model, cleaned) == []
     assert not report.changed
     assert report.decisions == ()
-    assert any(REFUSED[layer] in left.reason for left in report.residual), report.residual
+    reasons = {left.reason for left in report.residual}
+    assert any(
+        REFUSED[layer] in reason or ("keeps values unscaled" in reason and not allowed)
+        for reason in reasons
+    ), reasons
     assert all(left.op_type in operators(model) for left in report.residual)
 
 
@@ -530,7 +585,7 @@ def test_the_scale_of_one_mask_is_not_taken_for_that_of_the_next():
         x = net.op("Transpose", net.op("Transpose", x, perm=[0, 2, 3, 1]), perm=[0, 3, 1, 2])
         return net.op("Mul", x, mask(net, x))
 
-    cleaned, report = clean(built(layer))
+    cleaned, report = clean(built(layer), unscaled_dropout=True)
     onnx.checker.check_model(cleaned, full_check=True)
     assert report.residual == ()
     assert np.array_equal(run(cleaned)[0], run(built(identity))[0])
@@ -552,7 +607,7 @@ def test_a_mask_of_other_generators_that_is_an_output_stays():
     net = Net(("N", 3, 8, 8))
     kept = mask(net, "x")
     model = net.model(net.op("Mul", "x", kept), kept)
-    cleaned, report = clean(model)
+    cleaned, report = clean(model, unscaled_dropout=True)
     assert "reaches the output" in report.residual[0].reason
     assert differences(model, cleaned) == []
 
@@ -562,7 +617,7 @@ def test_extreme_probabilities(keep):
     def layer(net, x):
         return net.op("Mul", x, mask(net, x, keep))
 
-    cleaned, report = clean(built(layer))
+    cleaned, report = clean(built(layer), unscaled_dropout=keep < 1)
     assert report.residual == ()
     assert operators(cleaned) == operators(built(identity))
 
@@ -1023,3 +1078,186 @@ def test_deep_graphs():
     cleaned, report = clean(net.model(x))
     assert len(report.decisions) == 3000
     assert operators(cleaned) == ["Tanh"] * 3000
+
+
+def parsed(text, functions="", opset=17):
+    imports = f'["" : {opset}, "l" : 1, "pkg.onnx_structdrop" : 1]'
+    model = onnx.parser.parse_model(
+        f"<ir_version: 10, opset_import: {imports}>\n{text}\n{functions}"
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+LESS = "u=RandomUniformLike(x) k=Constant<value_float=0.8>() l=Less(u,k) m=CastLike(l,x) "
+
+
+def reasons(model):
+    cleaned, report = clean(model)
+    assert differences(model, cleaned) == []
+    return " ".join(left.reason for left in report.residual)
+
+
+GATES = {
+    "greater": "z=Constant<value_float=0.0>() c=Greater(t,z) g=CastLike(c,x)",
+    "ceil": "g=Ceil(t)",
+    "sign": "g=Sign(t)",
+    "absolute": "a=Abs(t) g=Div(t,a)",
+    "root": "q=Mul(t,t) a=Sqrt(q) g=Div(a,t)",
+    "power": "q=Mul(t,t) h=Constant<value_float=0.5>() a=Pow(q,h) g=Div(a,t)",
+    "max": "z=Constant<value_float=0.05>() c=Max(t,z) g=Div(t,c)",
+    "clip": "z=Constant<value_float=1.0>() c=Clip(t,,z) g=Div(t,c)",
+    "batch": "n=Shape<start=0,end=1>(x) o=Constant<value=int64[1] {5000}>() c=Greater(n,o) "
+    "v=Not(c) g=CastLike(v,x)",
+    "quotient": "n=Shape<start=0,end=1>(x) o=Constant<value=int64[1] {5000}>() q=Div(n,o) "
+    "i=Constant<value=int64[1] {1}>() w=Add(q,i) g=Cast<to=1>(w)",
+    "smallest": "n=Shape<start=0,end=1>(x) o=Constant<value=int64[1] {3}>() q=Min(n,o) "
+    "w=Div(q,o) g=Cast<to=1>(w)",
+}
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_steps_of_numbers_that_only_the_run_knows_are_not_sampled(gate):
+    """The gate is 1 for numbers that look like a ratio or a size, and something else for others."""
+    text = f"g (float[N,4] x, float t) => (float[N,4] y) {{ {LESS} {GATES[gate]} "
+    inside = parsed(text + "mg=Mul(m,g) d=Mul(x,mg) y=Div(d,k) }")
+    assert reasons(inside)
+    behind = parsed(text + "d=Mul(x,m) e=Div(d,k) y=Mul(e,g) }")
+    cleaned, report = clean(behind)
+    if not report.residual:
+        assert "Mul" in operators(cleaned)
+        x = np.random.default_rng(0).standard_normal((2, 4)).astype("f")
+        plain = parsed(text + "y=Mul(x,g) }")
+        for number in (-2.0, 0.01, 0.5, 3.0):
+            t = np.array(number, np.float32)
+            assert np.array_equal(run(cleaned, x=x, t=t)[0], run(plain, x=x, t=t)[0])
+
+
+@pytest.mark.parametrize("step", ["Ceil", "Sign", "Floor"])
+def test_arguments_of_functions_are_not_sampled_through_steps(step):
+    text = """g (float[2,4] x) => (float[2,4] y, float[2,4] z) {
+        a=Constant<value_float=3.0>() b=Constant<value_float=0.4>() y=l.F(x,a) z=l.F(x,b) }"""
+    body = f"""<domain: "l", opset_import: ["" : 17]> F (x, s) => (y) {{
+        {LESS} q={step}(s) e=Mul(m,q) d=Div(e,k) y=Mul(x,d) }}"""
+    assert reasons(parsed(text, body))
+
+
+def test_a_rate_that_is_an_input_may_be_rounded_with_the_draw():
+    model = parsed("""g (float[2,4] x, float t) => (float[2,4] y) {
+        u=RandomUniformLike(x) s=Add(u,t) m=Floor(s) d=Mul(x,m) y=Div(d,t) }""")
+    assert clean(model)[1].residual == ()
+
+
+@pytest.mark.parametrize("typed", [True, False])
+def test_division_of_integers_is_no_scaling(typed):
+    body = """p=Constant<value=float[2,4] {0.5,0.5,0.5,0.5,0.5,0.5,0.5,0.5}>()
+        b=Bernoulli<dtype=7>(p) d=Mul(x,b) two=Constant<value=int64 {2}>() e=Div(d,two)
+        four=Constant<value=int64 {4}>() y=Mul(e,four)"""
+    if typed:
+        model = parsed(f"g (int64[2,4] x) => (int64[2,4] y) {{ {body} }}")
+    else:
+        model = parsed(
+            "g (int64[2,4] x) => (int64[2,4] y) { y=l.F(x) }",
+            f'<domain: "l", opset_import: ["" : 17]> F (x) => (y) {{ {body} }}',
+        )
+    assert reasons(model)
+    cleaned, _ = clean(model, unscaled_dropout=True)
+    nodes = cleaned.functions[0].node if cleaned.functions else cleaned.graph.node
+    assert [node.op_type for node in nodes if node.op_type != "Constant"] == ["Div", "Mul"]
+
+
+@pytest.mark.parametrize("sigma", ["input", "data", "table", "constant"])
+def test_only_noise_of_constant_deviation_is_a_regulariser(sigma):
+    given = {
+        "input": "s=Identity(t)",
+        "data": "s=ReduceMean<keepdims=0>(x)",
+        "table": "s=Constant<value=float[1,4] {0.1,0.1,0.1,0.1}>()",
+        "constant": "s=Constant<value_float=0.1>()",
+    }[sigma]
+    model = parsed(f"""g (float[2,4] x, float t) => (float[2,4] y) {{
+        {given} z=RandomNormalLike(x) n=Mul(z,s) a=Tanh(x) y=Add(a,n) }}""")
+    if sigma == "constant":
+        assert clean(model)[1].residual == ()
+    elif sigma == "data":
+        assert reasons(model)
+    else:
+        assert "not a regulariser's" in reasons(model)
+
+
+def test_bernoulli_whose_probability_is_an_input_stays():
+    model = parsed("""g (float[2,4] x, float t) => (float[2,4] y) {
+        s=Shape(x) p=Expand(t,s) b=Bernoulli(p) d=Mul(x,b) y=Div(d,t) }""")
+    assert "known at run time only" in reasons(model)
+
+
+@pytest.mark.parametrize(("scale", "proven"), [(1.25, True), (1.2500001, True), (1.2501, False)])
+def test_a_scale_fits_but_for_rounding(scale, proven):
+    model = parsed(f"""g (float[2,4] x) => (float[2,4] y) {{ {LESS}
+        w=Constant<value_float={scale}>() d=Mul(x,m) y=Mul(d,w) }}""")
+    assert (clean(model)[1].residual == ()) == proven
+
+
+@pytest.mark.parametrize("keep", [0.01, 0.1, 0.3, 0.7, 0.9, 0.999])
+def test_any_keep_probability_that_float32_rounded(keep):
+    assert clean(built(lambda net, x: scaled_by(net, x, keep)))[1].residual == ()
+
+
+def scaled_by(net, x, keep):
+    rate = float(np.float32(1) - np.float32(keep))
+    kept = net.op("Cast", net.op("GreaterOrEqual", uniform(net, x), net.const(rate)), to=1)
+    return net.op("Mul", net.op("Mul", x, kept), net.const(np.float32(1) / np.float32(keep)))
+
+
+def norms(text, count=1):
+    numbers = "float[2] s={1,1}, float[2] b={0,0}, float[2] mu={0,0}, float[2] var={1,1}"
+    weights = "float[2,3,1,1] w={1,2,3,4,5,6}"
+    return parsed(f"g (float[2,2,4,4] x, float[2,3,4,4] c) => (float[N,M,4,4] y) "
+                  f"<{numbers}, {weights}> {{ {text} }}")  # fmt: skip
+
+
+TRAINS = "BatchNormalization<training_mode=1"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"y, p, q = {TRAINS}, momentum=0.0>(x,s,b,mu,var)", "momentum is 0"),
+        (
+            f"z, p, q = {TRAINS}>(x,s,b,mu,var) y, o, r = {TRAINS}>(z,s,b,mu,var)",
+            "they look made up",
+        ),
+        (
+            "h=Constant<value=int64[3] {1,2,-1}>() i=Constant<value=int64[4] {2,3,1,1}>() "
+            f"v=Reshape(w,h) n, p, q = {TRAINS}>(v,s,b,mu,var) t=Reshape(n,i) y=Conv(c,t)",
+            "depends on no input of the model",
+        ),
+        (f"y, p, q = {TRAINS}>(x,s,b,mu,var)", ""),
+    ],
+)
+def test_normalisation_that_has_no_statistics_of_its_own_stays(text, reason):
+    model = norms(text)
+    cleaned, report = clean(model)
+    assert bool(report.residual) == bool(reason)
+    assert all(reason in left.reason for left in report.residual)
+    assert bool(differences(model, cleaned)) != bool(reason)
+
+
+def test_functions_of_our_domain_that_are_none_of_ours_are_analysed():
+    model = parsed(
+        "g (float[2,4] x) => (float[2,4] y) { y=pkg.onnx_structdrop.p_Drop(x) }",
+        '<domain: "pkg.onnx_structdrop", opset_import: ["" : 17]> p_Drop (x) => (y) '
+        "{ u=RandomUniformLike(x) y=Mul(x,u) }",
+    )
+    assert "of mean 0.5, not 1" in reasons(model)
+
+
+def test_our_renamed_operators_are_not_taken_for_clean():
+    inserted = sd.insert(
+        built(lambda net, x: net.op("Relu", net.conv(x, 4))), sd.SpatialDropout2D(0.5, seed=1)
+    )
+    prefixed = onnx.compose.add_prefix(sd.set_training_mode(inserted, True), "p_")
+    cleaned, report = clean(prefixed)
+    assert report.residual != () or not {"Dropout", "RandomUniform"} & {
+        node.op_type for function in cleaned.functions for node in function.node
+    }
+    assert {source.op_type for source in analyse(ir.from_proto(prefixed)).sources} != set()

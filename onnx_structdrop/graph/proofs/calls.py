@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from onnx_structdrop.graph.proofs.sources import is_own
 from onnx_structdrop.graph.scopes import scopes
-from onnx_structdrop.schema import DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,14 +28,19 @@ class Calls:
         For each input of a function body, the values that its calls pass in.
     results
         For each output of a function body or subgraph, the values that it becomes outside.
+    inner
+        The other way round.
     """
 
     def __init__(self, model: ir.Model) -> None:
-        functions = {key: function for key, function in model.functions.items() if key[0] != DOMAIN}
+        functions = {
+            key: function for key, function in model.functions.items() if not is_own(*key[:2])
+        }
         self.actuals: dict[ir.Value, list[ir.Value | None]] = {
             formal: [] for function in functions.values() for formal in function.inputs
         }
         self.results: dict[ir.Value, list[ir.Value]] = {}
+        self.inner: dict[ir.Value, list[ir.Value]] = {}
         for _, graph in scopes(model):
             for node in graph:
                 for body in bodies(node):
@@ -53,6 +58,7 @@ class Calls:
         shift = 1 if node.op_type == "Loop" else 0
         for value, outer in zip(inner[shift:], node.outputs, strict=False):
             self.results.setdefault(value, []).append(outer)
+            self.inner.setdefault(outer, []).append(value)
 
 
 def called(noise: Noise, node: ir.Node) -> Noise:

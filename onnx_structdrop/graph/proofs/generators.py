@@ -55,6 +55,8 @@ def generated(node: ir.Node, parameters: Parameters) -> Noise:
             raise NotProvenError("its probability is computed from data")
         if not chance.known or chance.draw is not None:
             raise NotProvenError("its probability differs from place to place")
+        if not (chance.low == chance.low[0]).all():
+            raise NotProvenError("its probability is known at run time only")
         return Noise(
             exact(1.0),
             exact(0.0),
@@ -67,6 +69,7 @@ def generated(node: ir.Node, parameters: Parameters) -> Noise:
         low, high = _float(node, "low", 0.0), _float(node, "high", 1.0)
         return _continuous(node, "uniform", (low + high) / 2.0, dims)
     if node.op_type in _NORMAL:
+        _float(node, "scale", 1.0)
         return _continuous(node, "normal", _float(node, "mean", 0.0), dims)
     raise NotProvenError(f"{node.op_type} samples, it drops nothing")
 
@@ -191,6 +194,8 @@ def stepped(x: Noise, operation: str, where: ir.Node) -> Noise:
     source, scale, offset = normal_draw(draw)
     if operation == "Sign":
         return _two(below(x, exact(0.0), where), -1.0, 1.0)
+    if not (scale == scale[0]).all():
+        raise NotProvenError(f"{operation} depends on a number that only the run knows")
     if source.op_type not in _UNIFORM:
         raise NotProvenError(f"{operation} of an unbounded random number has many values")
     ends = np.stack([scale * _float(source, "low", 0.0), scale * _float(source, "high", 1.0)])

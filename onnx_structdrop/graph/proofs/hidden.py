@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onnx_structdrop.graph.proofs.intervals import Array, close
-from onnx_structdrop.graph.proofs.noise import NotProvenError
+from onnx_structdrop.graph.proofs.noise import ROUNDING, NotProvenError
 from onnx_structdrop.graph.proofs.sources import DEFAULT_DOMAINS
 from onnx_structdrop.graph.proofs.transfer import MOVING, coarseness
 from onnx_structdrop.graph.topology.dataflow import operators
@@ -29,6 +29,7 @@ __all__ = ["hidden_scale", "prescale"]
 
 _DEPTH = 12
 _NODES = 48
+_NEAR = 1e-4
 
 _SHAPE_ONLY = operators("Shape Size RandomNormalLike RandomUniformLike")
 
@@ -71,7 +72,8 @@ def prescale(proof: Proof, parameters: Parameters, joins: set[ir.Node]) -> Proof
         scaled, source, number = node, step[0], step[1]
         factor = factor * number
         value = source
-        if proof.chance is not None and close(factor * proof.chance, 1.0, tolerance):
+        near = max(tolerance, ROUNDING * float(np.abs(factor).max()))
+        if proof.chance is not None and close(factor * proof.chance, 1.0, near):
             _check_exclusive(node, proof)
             return replace(
                 proof,
@@ -117,7 +119,7 @@ def hidden_scale(
     chance = proof.chance
     if chance is None or bool((chance > 0.999).all()):
         return None
-    tolerance = coarseness(proof.value.dtype)
+    tolerance = max(_NEAR, coarseness(proof.value.dtype))
     value, factor = proof.anchor, np.ones(3)
     for _ in range(_DEPTH):
         node = value.producer()
@@ -159,7 +161,7 @@ def scalar_factor(node: ir.Node, parameters: Parameters) -> tuple[ir.Value, Arra
     if node.domain not in DEFAULT_DOMAINS or node.op_type not in ("Mul", "Div"):
         return None
     for data, other in ((0, 1), (1, 0)):
-        if node.op_type == "Div" and data == 1:
+        if node.op_type == "Div" and (data == 1 or parameters.rounds(node)):
             break
         value = node.inputs[data]
         number = parameters.number(node.inputs[other])

@@ -145,6 +145,8 @@ class Joins:
                 raise NotProvenError("random numbers are divided by data")
         if not isinstance(x, Affine) or not isinstance(other, Noise):
             return self._apart(node)
+        if node.op_type == "Div" and self.parameters.rounds(node):
+            raise NotProvenError("a division of integers rounds, it is no scaling")
         self._fit(node, value, other)
         self._note_mask(node, value, other)
         if node.op_type == "Div":

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger"]
 
+_UNSCALED = (
+    "the mask keeps values unscaled; whether inference keeps them or scales them is not in the file"
+)
+
 
 class Ledger:
     """Proofs and refusals, each by itself; `agreement` looks at what they have in common.
@@ -37,13 +41,14 @@ class Ledger:
         Pairs of keys: what refuses one refuses the other.
     """
 
-    def __init__(self, joins: Joins, calls: Calls) -> None:
+    def __init__(self, joins: Joins, calls: Calls, *, unscaled: bool = False) -> None:
         self.proofs: list[Proof] = []
         self.refused: dict[object, str] = {}
         self.aliases: list[tuple[object, object, bool]] = []
         self.links: list[tuple[object, object]] = []
         self._joins = joins
         self._calls = calls
+        self._allows_unscaled = unscaled
         self._settled: set[ir.Value] = set()
 
     def refuse(self, noise: Noise | Affine, reason: str) -> None:
@@ -106,6 +111,10 @@ class Ledger:
             raise NotProvenError(
                 f"the mask's scale stands apart from it, at {label(place)}, behind other operators"
             )
+        # The mask output of a Dropout is all True in inference mode, whatever it is used for.
+        defined = all(node.op_type == "Dropout" for node in proof.sources)
+        if not (defined or self._allows_unscaled):
+            raise NotProvenError(_UNSCALED)
         return proof
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MALFORMED",
+    "ROUNDING",
     "Affine",
     "Event",
     "Noise",
@@ -31,6 +32,9 @@ __all__ = [
     "merge_place",
 ]
 
+
+ROUNDING = 4 * 2.0**-23
+"""Relative tolerance for numbers that were computed in float32: four units in the last place."""
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What a node raises whose inputs or attributes are not those of its operator."""
@@ -71,13 +75,15 @@ class Noise:
     """Whether it summarises a mask, and drops nothing by itself."""
     damped: bool = False
     """Whether a summary of a mask weakens it, as no layer does."""
+    normalised: bool = False
+    """Whether a mask is divided by a summary of itself."""
     place: int = 0
     """Tells apart values whose positions were moved."""
     dims: tuple[Array, ...] | None = None
     """Shape, where known."""
     sources: frozenset[Any] = frozenset()
     """The nodes that drew."""
-    coarse: float = 1e-4
+    coarse: float = ROUNDING
     """Relative tolerance that the element types on the way ask for."""
     obscure: str = ""
     """Where not empty, why nothing is known of it any more; data must not meet it."""
@@ -186,6 +192,8 @@ def combine(
         local=local,
         reduced=bool(owner.sense) and all(one.reduced for one in (x, y) if one.sense),
         damped=x.damped or y.damped or (operation is times and (_damps(x) or _damps(y))),
+        normalised=(x.normalised or y.normalised)
+        or (operation is times and bool(y.sense and x.sense) and (_inverts(x) or _inverts(y))),
         place=place,
         dims=dims,
         sources=x.sources | y.sources,
@@ -199,6 +207,12 @@ def _damps(noise: Noise) -> bool:
         return False
     highest = max(noise.first.high.max(), noise.second.high.max())
     return bool(0.0 < highest <= 1.0 + 1e-6)
+
+
+def _inverts(noise: Noise) -> bool:
+    """Tell whether a factor is the inverse of the share that a mask keeps."""
+    highest = max(noise.first.high.max(), noise.second.high.max())
+    return bool(noise.reduced and highest > 1.0 + 1e-6)
 
 
 def _both(x: Noise, y: Noise, dims: tuple[Array, ...] | None) -> Noise:
@@ -223,6 +237,7 @@ def _both(x: Noise, y: Noise, dims: tuple[Array, ...] | None) -> Noise:
         local=x.local and y.local,
         reduced=x.reduced and y.reduced,
         damped=x.damped or y.damped or _damps(x) or _damps(y),
+        normalised=x.normalised or y.normalised,
         place=max(x.place, y.place),
         dims=dims,
         sources=x.sources | y.sources,

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnx_structdrop.graph.proofs.sources import DEFAULT_DOMAINS, integer
+from onnx_structdrop.graph.proofs.calls import Calls, bodies
+from onnx_structdrop.graph.proofs.sources import DEFAULT_DOMAINS, integer, is_random
 from onnx_structdrop.graph.scopes import scopes
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ _TEST_FLAG_UNTIL = 6
 class Norm:
     """A BatchNormalization in training mode."""
 
-    def __init__(self, node: ir.Node, scope: str, opset: int) -> None:
+    def __init__(self, node: ir.Node, scope: str, opset: int, calls: Calls) -> None:
         self.node, self.scope, self.opset = node, scope, opset
+        self._calls = calls
 
     @property
     def obstacle(self) -> str | None:
@@ -37,11 +39,18 @@ class Norm:
             return "it has no running statistics"
         if any(_is_used(value) for value in self.node.outputs[3:]):
             return "the statistics of the batch that it puts out are used"
+        if _number(self.node, "momentum", 0.9) == 0.0:
+            return "its momentum is 0: it keeps no running statistics"
+        if _is_dummy(self.node.inputs[3], 0.0) and _is_dummy(self.node.inputs[4], 1.0):
+            return "its statistics are 0 and 1 and shared with other nodes: they look made up"
+        if not _hangs_on_data(self.node.inputs[0], self._calls):
+            return "it normalises what depends on no input of the model, such as weights"
         return None
 
 
 def training_norms(model: ir.Model) -> Iterator[Norm]:
     """Yield every BatchNormalization in training mode, scope by scope."""
+    calls: Calls | None = None
     version = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
     for scope, graph in scopes(model):
         opset = version
@@ -51,7 +60,8 @@ def training_norms(model: ir.Model) -> Iterator[Norm]:
             if node.op_type != "BatchNormalization" or node.domain not in DEFAULT_DOMAINS:
                 continue
             if _trains(node, opset):
-                yield Norm(node, scope, opset)
+                calls = Calls(model) if calls is None else calls
+                yield Norm(node, scope, opset, calls)
 
 
 def _trains(node: ir.Node, opset: int) -> bool:
@@ -80,6 +90,55 @@ def to_inference(norm: Norm, rewriter: Rewriter) -> str:
         node.resize_outputs(1)
         done += ", extra outputs were removed"
     return done
+
+
+def _number(node: ir.Node, name: str, default: float) -> float | None:
+    """Return a float attribute; None where the function around the node decides it."""
+    attribute = node.attributes.get(name)
+    if attribute is None:
+        return default
+    return None if attribute.is_ref() else float(attribute.as_float())
+
+
+def _is_dummy(value: ir.Value | None, wanted: float) -> bool:
+    """Tell whether a constant of one number serves several normalisations."""
+    if value is None or value.const_value is None or value.is_graph_input():
+        return False
+    users = {node for node, _ in value.uses() if node.op_type == "BatchNormalization"}
+    if len(users) < 2:
+        return False
+    try:
+        return bool((value.const_value.numpy() == wanted).all())
+    except (OSError, ValueError, TypeError, NotImplementedError):
+        return False  # What cannot be read was no placeholder.
+
+
+def _hangs_on_data(value: ir.Value | None, calls: Calls) -> bool:
+    """Tell whether the content of a value depends on an input of the model, or on chance."""
+    pending = [value]
+    seen: set[ir.Value | None] = {value, None}
+    while pending:
+        current = pending.pop()
+        if current is None:
+            continue
+        found: list[ir.Value | None] = []
+        node = current.producer()
+        if node is not None:
+            if is_random(node):
+                return True
+            if node.op_type not in ("Shape", "Size"):
+                found += node.inputs
+            for body in bodies(node):
+                found += body.outputs
+            found += calls.inner.get(current, ())
+        elif current in calls.actuals:
+            found += calls.actuals[current]
+        elif current.const_value is None or current.is_graph_input():
+            # An input of the model, or of a body.
+            return True
+        pending += [one for one in found if one not in seen]
+        seen.update(found)
+    return False
 
 
 def _is_used(value: ir.Value) -> bool:

@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnx_structdrop.graph.proofs import sizes
 from onnx_structdrop.graph.proofs.arithmetic import OPERATORS, compute, is_uniform
+from onnx_structdrop.graph.proofs.dtypes import element_type
 from onnx_structdrop.graph.proofs.intervals import (
     ANY,
     SAMPLES,
@@ -24,6 +25,7 @@ from onnx_structdrop.graph.proofs.intervals import (
 )
 from onnx_structdrop.graph.proofs.sizes import Dims, Sizes
 from onnx_structdrop.graph.proofs.sources import DEFAULT_DOMAINS
+from onnx_structdrop.graph.proofs.steps import decided
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +60,7 @@ class Parameters:
         self._model = model
         self._actuals = actuals
         self._known: dict[_Key, Any] = {}
+        self._unknowns: dict[ir.Value, int] = {}
         self._sizes = Sizes(model)
 
     def arrays(self, value: ir.Value | None) -> list[Array] | None:
@@ -89,6 +92,14 @@ class Parameters:
         low = np.asarray([float(array.min()) for array in arrays] * many)
         high = np.asarray([float(array.max()) for array in arrays] * many)
         return ANY if np.isnan(low).any() or np.isnan(high).any() else span(low, high)
+
+    def rounds(self, node: ir.Node) -> bool:
+        """Tell whether a division may be one of integers, which scales nothing."""
+        for value in node.inputs:
+            dtype = None if value is None else element_type(value, self._actuals)
+            if dtype is not None:
+                return not dtype.is_floating_point()
+        return True
 
     def _resolve(self, what: str, value: ir.Value | None) -> Any:
         """Work through what a value needs, without recursion: chains may be long."""
@@ -208,8 +219,8 @@ class Parameters:
             )
         if all(_same(item, first) for item in found):
             return first
-        if all(array.size == 1 for item in found for array in item):
-            return _unknown_scalar(value)
+        if all(array.size == 1 and array.dtype.kind == "f" for item in found for array in item):
+            return self._unknown_scalar(value)
         return None
 
     def _arrays_of(self, value: ir.Value) -> list[Array] | None:
@@ -222,7 +233,7 @@ class Parameters:
         if _is_constant(node):
             # A number that is an attribute of the function around it.
             kinds = {attribute.type for attribute in node.attributes.values()}
-            return _unknown_scalar(value) if kinds == {ir.AttributeType.FLOAT} else None
+            return self._unknown_scalar(value) if kinds == {ir.AttributeType.FLOAT} else None
         if node.op_type in ("Shape", "Size"):
             return self._shape(node)
         needed = _content_inputs(node)
@@ -237,7 +248,16 @@ class Parameters:
             if result is None:
                 return None
             results.append(result)
-        return results
+        return results if decided(node, inputs, results, self._is_fixed) else None
+
+    def _is_fixed(self, value: ir.Value) -> bool:
+        arrays = self._known.get(("arrays", value))
+        return arrays is not None and all(_equal(array, arrays[0]) for array in arrays)
+
+    def _unknown_scalar(self, value: ir.Value) -> list[Array]:
+        # Names repeat from scope to scope: the count keeps different unknowns apart.
+        number = self._unknowns.setdefault(value, len(self._unknowns))
+        return [np.asarray(sample) for sample in sample_ratio((value.name, number))]
 
     def _input(self, value: ir.Value) -> list[Array] | None:
         """Return sample numbers for a scalar input of the model, such as a ratio."""
@@ -247,7 +267,7 @@ class Parameters:
             return None
         if value.dtype is None or not value.dtype.is_floating_point():
             return None
-        return _unknown_scalar(value)
+        return self._unknown_scalar(value)
 
     def _shape(self, node: ir.Node) -> list[Array] | None:
         value = node.inputs[0]
@@ -273,8 +293,8 @@ def _is_constant(node: ir.Node) -> bool:
     return node.op_type == "Constant" and node.domain in DEFAULT_DOMAINS
 
 
-def _unknown_scalar(value: ir.Value) -> list[Array]:
-    return [np.asarray(number) for number in sample_ratio(value.name)]
+def _equal(one: Array, other: Array) -> bool:
+    return one is other or np.array_equal(one, other)
 
 
 def _same(one: list[Array], other: list[Array]) -> bool:

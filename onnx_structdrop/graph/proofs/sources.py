@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnx_structdrop.graph.nodes import is_dropout
-from onnx_structdrop.graph.scopes import scopes
-from onnx_structdrop.schema import DOMAIN
+from onnx_structdrop.graph.scopes import is_own_body, scopes
+from onnx_structdrop.schema import DOMAIN, OPERATORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["DEFAULT_DOMAINS", "DRAWING", "Origin", "integer", "is_random", "label", "origins"]
+__all__ = [
+    "DEFAULT_DOMAINS",
+    "DRAWING",
+    "Origin",
+    "integer",
+    "is_own",
+    "is_random",
+    "label",
+    "origins",
+]
 
 DEFAULT_DOMAINS = ("", "ai.onnx")
 
@@ -34,8 +43,6 @@ _FUSED = frozenset({"BiasDropout", "BitmaskBiasDropout", "BitmaskDropout"})
 """Operators of com.microsoft with a training mode as their last input."""
 
 _ATEN_WORDS = ("dropout", "bernoulli", "rand", "normal_", "multinomial", "rrelu", "uniform")
-
-_OWN_BODIES = f"function:{DOMAIN}::"
 
 _NO_TEST_FLAG_SINCE = 7
 _MODE_INPUT_SINCE = 12
@@ -62,7 +69,7 @@ def origins(model: ir.Model) -> Iterator[Origin]:
     """Yield every random source of a model, scope by scope."""
     version = model.opset_imports.get("", model.opset_imports.get("ai.onnx", _MODE_INPUT_SINCE))
     for scope, graph in scopes(model):
-        if scope.startswith(_OWN_BODIES):
+        if is_own_body(scope):
             continue
         imports = graph.opset_imports if isinstance(graph, ir.Function) else {}
         opset = imports.get("", version)
@@ -74,6 +81,11 @@ def origins(model: ir.Model) -> Iterator[Origin]:
                     and _NO_TEST_FLAG_SINCE <= opset < _MODE_INPUT_SINCE
                 )
                 yield Origin(node, scope, _active(node, opset), undecided)
+
+
+def is_own(domain: str, name: str) -> bool:
+    """Tell whether an operator is one of ours, and not just in our domain."""
+    return domain == DOMAIN and name in OPERATORS
 
 
 def is_random(node: ir.Node) -> bool:

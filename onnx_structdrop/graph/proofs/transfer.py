@@ -12,7 +12,8 @@ from onnx_structdrop.graph.proofs import intervals
 from onnx_structdrop.graph.proofs.generators import below, compared, stepped
 from onnx_structdrop.graph.proofs.geometry import axes_of, joined, moved, padded, pooled, reduced
 from onnx_structdrop.graph.proofs.intervals import ANY, SAMPLES, Array, Range, exact, hull, times
-from onnx_structdrop.graph.proofs.noise import Noise, NotProvenError, combine, lift
+from onnx_structdrop.graph.proofs.noise import ROUNDING, Noise, NotProvenError, combine, lift
+from onnx_structdrop.graph.proofs.steps import STEPS, check_step
 from onnx_structdrop.graph.topology.dataflow import operators
 
 if TYPE_CHECKING:
@@ -71,13 +72,13 @@ def constant(value: ir.Value, parameters: Parameters) -> Noise:
     number = parameters.number(value)
     if number is None:
         raise NotProvenError(f"it meets {value.name!r}, whose content is not known")
-    coarse = _COARSE.get(value.dtype or ir.DataType.FLOAT, 1e-4)
+    coarse = coarseness(value.dtype)
     return replace(lift(number, parameters.dims(value)), coarse=coarse)
 
 
 def coarseness(dtype: ir.DataType | None) -> float:
     """Return the relative tolerance for numbers that pass through an element type."""
-    return 1e-4 if dtype is None else _COARSE.get(dtype, 1e-4)
+    return ROUNDING if dtype is None else _COARSE.get(dtype, ROUNDING)
 
 
 class _Transfer:
@@ -86,6 +87,11 @@ class _Transfer:
 
     def result(self) -> Noise:
         node, op_type = self._node, self._node.op_type
+        if op_type in STEPS:
+            # A CastLike uses no more than the type of its second input.
+            content = node.inputs[:1] if op_type == "CastLike" else node.inputs
+            given = [index for index, value in enumerate(content) if value is not None]
+            check_step(node, [self._input(index) for index in given])
         if op_type in _COMPARING:
             return self._compare()
         if op_type in MOVING:
@@ -127,13 +133,26 @@ class _Transfer:
         return replace(x, first=first, second=second, **changes)
 
     def _fold(self, operation: Callable[[Range, Range], Range]) -> Noise:
-        dtype = self._node.outputs[0].dtype
-        if self._node.op_type == "Div" and dtype is not None and dtype.is_integer():
+        if self._node.op_type == "Div" and self._parameters.rounds(self._node):
             raise NotProvenError("random integers are divided")
         result, *others = self._inputs()
         for other in others:
             result = combine(result, other, operation, joined(result.dims, other.dims))
-        return result
+        draw = result.first.draw
+        if draw is None or draw.family != "normal" or not self._has_table():
+            return result
+        # Its deviation is a tensor that may have been learned.
+        first = result.first._replace(draw=draw._replace(scale=None, offset=None))
+        return replace(result, first=first, second=first)
+
+    def _has_table(self) -> bool:
+        """Tell whether a constant operand is stored with more than one number."""
+        for value in self._node.inputs:
+            if value is not None and value not in self._noise:
+                arrays = self._parameters.arrays(value) or ()
+                if any(array.size > 1 and any(array.strides) for array in arrays):
+                    return True
+        return False
 
     def _compare(self) -> Noise:
         x, y = self._input(0), self._input(1)
@@ -157,11 +176,8 @@ class _Transfer:
     def _move(self) -> Noise:
         # Which positions are taken may be random: they are alike.
         x = self._input(0)
-        place = x.place if self._node.op_type in _IN_PLACE else self._place()
+        place = x.place if self._node.op_type in _IN_PLACE else id(self._node)
         return replace(x, place=place, dims=moved(self._node, x.dims, self._parameters))
-
-    def _place(self) -> int:
-        return id(self._node)
 
     def _cast(self) -> Noise:
         x = self._input(0)
@@ -200,7 +216,7 @@ class _Transfer:
             "local": False,
             "chance": None,
             "dims": padded(self._node, x.dims, self._parameters),
-            "place": self._place(),
+            "place": id(self._node),
         }
         if mode is not None and mode.as_string() != "constant":
             return self._each(lambda a: a, x, **changes)
@@ -227,7 +243,7 @@ class _Transfer:
             if included is not None and included.as_int():
                 operation = lambda a: hull(a, exact(0.0))  # noqa: E731
         dims = pooled(self._node, x.dims, self._parameters)
-        return self._each(operation, x, local=False, chance=None, dims=dims, place=self._place())
+        return self._each(operation, x, local=False, chance=None, dims=dims, place=id(self._node))
 
     def _reduce(self) -> Noise:
         x = self._only_first()
@@ -251,7 +267,7 @@ class _Transfer:
             reduced=True,
             chance=None,
             dims=dims,
-            place=self._place(),
+            place=id(self._node),
         )
 
     def _clip(self) -> Noise:

@@ -9,6 +9,7 @@ import numpy as np
 
 from onnx_structdrop.graph.proofs.intervals import Array, Range, close
 from onnx_structdrop.graph.proofs.noise import (
+    ROUNDING,
     Affine,
     Noise,
     NotProvenError,
@@ -122,7 +123,6 @@ def _of_event(join: Affine, value: ir.Value, factor: Noise, offset: Noise, name:
     chance = first.chance if local else None
     if chance is not None and flipped:
         chance = 1.0 - chance
-    other = factor.first if flipped else factor.second
     pattern = name if local else "DropBlock"
     return Proof(
         value=value,
@@ -134,7 +134,7 @@ def _of_event(join: Affine, value: ir.Value, factor: Noise, offset: Noise, name:
         sources=join.sources,
         chance=chance,
         carried=join.carried,
-        counted=not local and bool((other.high > 1.0 + tolerance).any()),
+        counted=not local and factor.normalised,
         joins=join.joins,
     )
 
@@ -160,7 +160,8 @@ def _kept(
     if chance is not None and blank and zero and fill.equals(0.0, 1e-6):
         with np.errstate(all="ignore"):
             expected = scale.low * chance
-        if close(expected, 1.0, tolerance):
+        # A threshold near 1 was rounded as such, which weighs more in a small probability.
+        if close(expected, 1.0, max(tolerance, ROUNDING * float(np.abs(scale.low).max()))):
             return (
                 "rescaled", "",
                 f"kept with probability {_text(chance)} and scaled by {_text(scale.low)}, "
@@ -195,14 +196,14 @@ def _of_draw(join: Affine, value: ir.Value, factor: Range, offset: Range) -> Pro
     pattern = ""
     if factor.draw is not None and offset.equals(0.0, 1e-6):
         draw = factor.draw
-        if draw.family == "mixed" or not close(draw.mean, 1.0, 1e-4):
+        if draw.family == "mixed" or not close(draw.mean, 1.0, ROUNDING):
             raise NotProvenError(
                 f"the data are multiplied by random numbers of mean {_text(draw.mean)}, not 1"
             )
         normal = draw.family == "normal"
         pattern = "Gaussian dropout" if normal else "multiplicative uniform noise"
         evidence = f"the data are multiplied by {draw.family} random numbers of mean 1"
-    elif offset.draw is not None and factor.equals(1.0, 1e-5):
+    elif offset.draw is not None and factor.equals(1.0, ROUNDING):
         draw = offset.draw
         if draw.family != "normal":
             raise NotProvenError(
@@ -210,6 +211,10 @@ def _of_draw(join: Affine, value: ir.Value, factor: Range, offset: Range) -> Pro
             )
         if not close(draw.mean, 0.0, 1e-6):
             raise NotProvenError(f"Gaussian noise of mean {_text(draw.mean)} is added, not 0")
+        if draw.scale is None or not (draw.scale == draw.scale[0]).all():
+            raise NotProvenError(
+                "noise whose deviation the model computes or is given is not a regulariser's"
+            )
         pattern = "Gaussian noise"
         evidence = "normal random numbers of mean 0 and constant deviation are added to the data"
     elif factor.equals(1.0, 1e-6) and offset.equals(0.0, 1e-6):

@@ -14,11 +14,10 @@ from onnx_structdrop.graph.proofs.joins import Joins
 from onnx_structdrop.graph.proofs.ledger import Ledger
 from onnx_structdrop.graph.proofs.noise import MALFORMED, Event, Noise, NotProvenError, Sense
 from onnx_structdrop.graph.proofs.parameters import Parameters
-from onnx_structdrop.graph.proofs.sources import DEFAULT_DOMAINS, Origin, label, origins
+from onnx_structdrop.graph.proofs.sources import DEFAULT_DOMAINS, Origin, is_own, label, origins
 from onnx_structdrop.graph.proofs.transfer import MOVING, transferred
 from onnx_structdrop.graph.proofs.verdicts import Proof
 from onnx_structdrop.graph.scopes import scopes
-from onnx_structdrop.schema import DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,6 +31,13 @@ _SINGLE = frozenset({"MaxPool", "Dropout"})
 class Walk:
     """One pass over a model, in the order of execution.
 
+    Parameters
+    ----------
+    model
+        The model; it is only read.
+    unscaled
+        Whether a mask that keeps values as they are counts as dropout.
+
     Attributes
     ----------
     ledger
@@ -42,13 +48,13 @@ class Walk:
         The scope of every node that was visited.
     """
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, *, unscaled: bool = False) -> None:
         self.origins: dict[ir.Node, Origin] = {found.node: found for found in origins(model)}
         self.scope_of: dict[ir.Node, str] = {}
         self._model = model
         self._calls = Calls(model)
         self._joins = Joins(Parameters(model, self._calls.actuals))
-        self.ledger = Ledger(self._joins, self._calls)
+        self.ledger = Ledger(self._joins, self._calls, unscaled=unscaled)
         self._entered: dict[int, tuple[Noise | None, ...]] = {}
         self._graphs = {
             id(graph.graph if isinstance(graph, ir.Function) else graph): name
@@ -60,7 +66,7 @@ class Walk:
         )
         self._drive(self._graph(model.graph))
         for function in model.functions.values():
-            if function.domain != DOMAIN and id(function.graph) not in self._entered:
+            if id(function.graph) not in self._entered and not is_own(*function.identifier()[:2]):
                 self._data.update(function.inputs)
                 self._entered[id(function.graph)] = ()
                 self._drive(self._graph(function.graph))
@@ -88,7 +94,7 @@ class Walk:
             self.scope_of[node] = scope
             function = self._model.functions.get(node.op_identifier())
             inner = list(bodies(node))
-            if function is not None and node.domain != DOMAIN:
+            if function is not None and not is_own(node.domain, node.op_type):
                 yield from self._call(node, function)
             elif inner:
                 yield from self._control(node, inner)
