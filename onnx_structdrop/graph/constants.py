@@ -9,6 +9,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from onnx_structdrop.errors import ModelError
+from onnx_structdrop.graph.files.wellformed import one_line, quoted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -68,7 +71,13 @@ class Constants:
             for value, content in zip(node.inputs, inputs, strict=True)
             if value is not None
         }
-        results = [np.asarray(result) for result in evaluator.run(None, feeds)]
+        try:
+            results = [np.asarray(result) for result in evaluator.run(None, feeds)]
+        except Exception as error:  # the reference evaluator raises many kinds
+            raise ModelError(
+                f"node {quoted(node.name or '')} ({node.op_type}) cannot be computed: "
+                f"{one_line(error)}; mend the attributes of the node that it stems from"
+            ) from error
         return results if all(result.size <= _LARGEST for result in results) else None
 
     def _sizes(self, value: ir.Value | None) -> Sequence[int | str | None] | None:

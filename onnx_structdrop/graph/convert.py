@@ -33,6 +33,7 @@ version 10, where functions have no value_info, theirs moves to the graph under 
 from __future__ import annotations
 
 import copy
+import gc
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -41,9 +42,10 @@ import onnx
 import onnx_ir as ir
 
 from onnx_structdrop.errors import ArgumentTypeError, ModelError, StructDropError
+from onnx_structdrop.graph.files.calls import check_calls
 from onnx_structdrop.graph.files.external import check_proto_references
 from onnx_structdrop.graph.files.fidelity import adopt, restore
-from onnx_structdrop.graph.files.tensors import all_graphs, proto_tensors, unshared
+from onnx_structdrop.graph.files.tensors import all_graphs, proto_tensors, tensor_slots, unshared
 from onnx_structdrop.graph.files.wellformed import (
     check_header,
     check_structure,
@@ -73,7 +75,9 @@ def as_ir(model: onnx.ModelProto | ir.Model) -> ir.Model:
     ArgumentTypeError
         If `model` is neither of the two kinds.
     ModelError
-        If the model is broken, see `from_proto`.
+        If the model is broken, see `from_proto`, or functions call themselves.
+    UnsupportedModelError
+        If calls of functions stand for too many nodes.
     """
     if isinstance(model, onnx.ModelProto):
         return from_proto(model)
@@ -82,8 +86,12 @@ def as_ir(model: onnx.ModelProto | ir.Model) -> ir.Model:
             f"model must be an onnx.ModelProto or an onnx_ir.Model, got {type(model).__name__}; "
             "onnx_structdrop.load(path) reads one from a file"
         )
-    with _broken("the model cannot be copied"):
+    with _broken("the model cannot be copied"), _uncollected():
+        check_calls(model)
         private = model.clone()
+    for tensor, _, _ in tensor_slots(private):
+        if tensor.dtype == ir.DataType.UNDEFINED:
+            raise ModelError(f"tensor {quoted(tensor.name or '')} has no element type")
     private.meta.update(model.meta)
     for graph in all_graphs(private):
         for value in graph.initializers.values():
@@ -120,12 +128,13 @@ def from_proto(proto: onnx.ModelProto, base_dir: str | None = None) -> ir.Model:
     UnsupportedModelError
         If it holds what onnx-ir cannot, see the table above.
     """
-    with _broken("the model is broken"):
+    with _broken("the model is broken"), _uncollected():
         check_header(proto)
         check_text(proto)
         if base_dir is not None:
             check_proto_references(proto, base_dir)
         in_order = check_structure(proto)
+        check_calls(proto)
         with _unwarned(proto):
             model = ir.from_proto(proto)
         adopt(proto, model, base_dir)
@@ -151,10 +160,22 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         for name, value in graph.initializers.items():
             if value.const_value is None:
                 raise ModelError(f"initializer {quoted(name)} has no data")
-    with _broken("the model cannot be converted to a proto"):
+    with _broken("the model cannot be converted to a proto"), _uncollected():
         proto = ir.to_proto(model)
         restore(proto, model)
     return proto
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Pause the collector of cycles: what is made here stays, however often it looks."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from onnx_structdrop.graph.convert import as_ir, like
 from onnx_structdrop.graph.expand import expand
 from onnx_structdrop.graph.names import Names
 from onnx_structdrop.graph.nodes import (
+    check_known,
     dropout_nodes,
     functions_for,
     is_dropout,
@@ -25,7 +26,7 @@ from onnx_structdrop.graph.scopes import default_opset, scopes
 from onnx_structdrop.graph.seeds import distinct_seeds
 from onnx_structdrop.graph.topology.dataflow import Dataflow
 from onnx_structdrop.graph.topology.shapes import Shapes
-from onnx_structdrop.schema import DOMAIN, OPERATORS
+from onnx_structdrop.schema import DOMAIN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -78,7 +79,7 @@ def inline(model: Model, random_source: str = "dropout") -> Model:
             f"CPU runtime has random generators above it; the model imports {opset}"
         )
     calls = own_calls(result)
-    _check_known(calls)
+    check_known(calls)
     functions = functions_for(result, calls)
     live = sum(is_dropout(node) and not _is_off(node) for node in calls)
     if random_source == "uniform":
@@ -133,15 +134,6 @@ def inline_nodes(
             graph.outputs[index].metadata_props.update(metadata)
             graph.outputs[index].doc_string = doc_string
     return {node for node in new if node.graph is not None}
-
-
-def _check_known(calls: Iterable[ir.Node]) -> None:
-    for node in calls:
-        if node.op_type not in OPERATORS:
-            raise ModelError(
-                f"node {node.name!r} calls {DOMAIN}::{node.op_type}, which is no operator of this "
-                f"version; known are {', '.join(OPERATORS)}: remove the node, or update the package"
-            )
 
 
 def _check_fixed(calls: Iterable[ir.Node]) -> None:

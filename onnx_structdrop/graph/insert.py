@@ -16,9 +16,10 @@ from onnx_structdrop.graph.files.fidelity import follow
 from onnx_structdrop.graph.names import Names
 from onnx_structdrop.graph.nodes import (
     check_call,
+    check_known,
     declare_functions,
-    dropout_nodes,
     is_dropout,
+    own_calls,
     seed_of,
 )
 from onnx_structdrop.graph.outputs import copy_output, copy_results
@@ -98,7 +99,7 @@ def insert(
     ArgumentError, ArgumentTypeError
         Arguments that contradict each other or the model.
     ModelError
-        The model holds a node of ours that is no complete call.
+        The model holds a node of our domain that is no complete call of an operator.
     UnsupportedModelError
         The model's opset has no function body for the operator, or none for several element
         types: below opset 15, where they are unknown (as in the body of an untyped function) too.
@@ -121,13 +122,16 @@ def insert(
         )
     result = as_ir(model)
     check_opset(default_opset(result))
-    old = [node for _, node in dropout_nodes(result)]
-    for node in old:
+    calls = own_calls(result)
+    check_known(calls)
+    for node in calls:
         check_call(node)
+    old = [node for node in calls if is_dropout(node)]
     chosen = choose_sites(result, sites)
     plans = [_Plan.of(spec, site, calibrate=calibrate) for site in chosen]
 
     record = Record.of(result) or Record.before(result)
+    record.fit(result)
     result.ir_version = max(result.ir_version, MIN_FUNCTION_IR)
     names = Names(result)
     ratios = Ratios(result, names, ratio_input, record)

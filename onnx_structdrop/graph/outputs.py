@@ -53,6 +53,12 @@ def copy_output(value: ir.Value, described: ir.Value, name: str) -> ir.Value:
 def copy_results(model: ir.Model, values: Iterable[ir.Value], names: Names) -> None:
     """Do the same where a function is called that returns one of `values`, at any depth."""
     owners = {function.graph: function for function in model.functions.values()}
+    if not owners:
+        return
+    calls: dict[ir.OperatorIdentifier, list[ir.Node]] = {}
+    for _, graph in scopes(model):
+        for node in graph:
+            calls.setdefault(node.op_identifier(), []).append(node)
     pending = list(values)
     seen: set[ir.Value] = set()
     while pending:
@@ -63,19 +69,13 @@ def copy_results(model: ir.Model, values: Iterable[ir.Value], names: Names) -> N
         for index, output in enumerate(function.outputs):
             if output is not value:
                 continue
-            for result in _results(model, function, index):
+            for call in calls.get(function.identifier(), ()):
+                if index >= len(call.outputs):
+                    continue
+                result = call.outputs[index]
                 if result not in seen and result.is_graph_output():
                     seen.add(result)
                     pending.append(_split(result, names) if result.uses() else result)
-
-
-def _results(model: ir.Model, function: ir.Function, index: int) -> list[ir.Value]:
-    return [
-        node.outputs[index]
-        for _, graph in scopes(model)
-        for node in graph
-        if node.op_identifier() == function.identifier() and index < len(node.outputs)
-    ]
 
 
 def _split(value: ir.Value, names: Names) -> ir.Value:

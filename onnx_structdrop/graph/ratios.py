@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_structdrop.errors import ArgumentError, SiteError
-from onnx_structdrop.graph.scopes import scopes
+from onnx_structdrop.graph.scopes import function_scope
 
 if TYPE_CHECKING:
     from onnx_structdrop.graph.names import Names
@@ -31,6 +31,7 @@ class Ratios:
         self._model = model
         self._names = names
         self._constants: dict[tuple[int, float], ir.Value] = {}
+        self._bodies: dict[str, ir.Function] | None = None
         self._input = None if ratio_input is None else self._graph_input(ratio_input, record)
 
     def get(self, rate: float, site: Site) -> ir.Value:
@@ -96,8 +97,11 @@ class Ratios:
         return node.outputs[0]
 
     def _function_body(self, scope: str) -> ir.Function:
-        return next(
-            graph
-            for name, graph in scopes(self._model)
-            if isinstance(graph, ir.Function) and (scope == name or scope.startswith(f"{name}/"))
-        )
+        if self._bodies is None:
+            self._bodies = {
+                function_scope(function): function for function in self._model.functions.values()
+            }
+        # Names of functions may hold a slash: the longest one that fits.
+        while scope not in self._bodies:
+            scope = scope[: scope.rindex("/")]
+        return self._bodies[scope]

@@ -34,13 +34,12 @@ class Reach:
         self._masks: dict[ir.Value, int] = {}
         self._sinks: dict[tuple[str, str, str], list[int]] = {}
         self._functions = model.functions
-        self._changed = False
+        self._changed: dict[tuple[str, str, str], None] = {}
         self._visit(model.graph, [1 << place for place in range(len(self._outputs))])
         while self._changed:
             # Functions that call each other: as often as something new turns up, masks only grow.
-            self._changed = False
-            for identifier, sinks in list(self._sinks.items()):
-                self._visit(self._functions[identifier].graph, list(sinks))
+            identifier, _ = self._changed.popitem()
+            self._visit(self._functions[identifier].graph, list(self._sinks[identifier]))
 
     def outputs(self, node: ir.Node) -> tuple[str, ...]:
         """Return the names of the graph outputs that a node can change, in order."""
@@ -80,11 +79,14 @@ class Reach:
 
     def _call(self, identifier: tuple[str, str, str], masks: Sequence[int]) -> None:
         count = len(self._functions[identifier].outputs)
+        if identifier not in self._sinks:
+            # Even where nothing is reached, the values inside are to be known.
+            self._changed[identifier] = None
         known = self._sinks.setdefault(identifier, [0] * count)
         for place, mask in enumerate(masks[:count]):
             if known[place] | mask != known[place]:
                 known[place] |= mask
-                self._changed = True
+                self._changed[identifier] = None
 
 
 def _reads_shape(node: ir.Node) -> bool:

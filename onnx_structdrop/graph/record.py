@@ -41,11 +41,15 @@ class Record:
     def before(cls, model: ir.Model) -> Record:
         """Return the record of a model that holds no insertion yet."""
         called = {node.op_identifier() for _, graph in scopes(model) for node in graph}
-        imports = [""] if DOMAIN in model.opset_imports else []
+        # An import that serves a node of ours goes when that is folded.
+        used = any(identifier[0] == DOMAIN for identifier in called)
+        imports = [""] if DOMAIN in model.opset_imports and not used else []
         imports += [
             function_scope(function)
             for function in model.functions.values()
-            if function.domain != DOMAIN and DOMAIN in function.opset_imports
+            if function.domain != DOMAIN
+            and DOMAIN in function.opset_imports
+            and not any(node.domain == DOMAIN for node in function.all_nodes())
         ]
         functions = [
             base64.b64encode(ir.to_proto(function).SerializeToString(deterministic=True)).decode()
@@ -98,6 +102,18 @@ class Record:
             function = ir.from_proto(proto)
             found[function.identifier()] = function
         return found
+
+    def fit(self, model: ir.Model) -> None:
+        """Correct what the model contradicts, where somebody edited either of them."""
+        self.ir_version = min(self.ir_version, model.ir_version)
+        importing = {
+            function_scope(function)
+            for function in model.functions.values()
+            if DOMAIN in function.opset_imports
+        }
+        if DOMAIN in model.opset_imports:
+            importing.add("")
+        self.imports = [scope for scope in self.imports if scope in importing]
 
     def attach(self, model: ir.Model) -> None:
         """Write the record into the model's metadata."""

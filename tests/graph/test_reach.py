@@ -6,6 +6,7 @@ import onnx
 import onnx.parser
 import pytest
 
+from onnx_structdrop.errors import ModelError
 from onnx_structdrop.graph.inspect import inspect
 
 
@@ -69,10 +70,11 @@ def test_functions_call_by_call():
     assert reached(body, functions=functions, more=', "local": 1') == [("y", "z"), ()]
 
 
-def test_functions_that_call_themselves_end():
+def test_functions_that_call_themselves_are_refused():
     functions = (
         '<domain: "local", opset_import: ["": 17, "local": 1]>'
         "f (v) => (w) { u = Bernoulli (v) w = local.f (u) }"
     )
     body = "y = local.f (x) z = Relu (x)"
-    assert reached(body, functions=functions, more=', "local": 1') == [("y",)]
+    with pytest.raises(ModelError, match="'local::f' calls itself"):
+        reached(body, functions=functions, more=', "local": 1')

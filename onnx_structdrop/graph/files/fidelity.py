@@ -79,7 +79,7 @@ def leftovers(owner: Any) -> dict[tuple[str, str], bytes]:
     kept: _Kept | None = graph.meta.get(_KEPT)
     if kept is not None and isinstance(graph, ir.Graph):
         interface = {value.name for value in (*graph.inputs, *graph.outputs)}
-        hidden = {value.name for value in _values(graph)} - interface
+        hidden = _names(graph) - interface
         inputs = {value.name for value in graph.inputs}
         entries = [("value_info", info.name, info) for info in kept.value_info]
         entries += [("output", name, kept.outputs[name]) for name in kept.outputs.keys() & inputs]
@@ -143,6 +143,7 @@ def _adopt_graph(
     outputs = {info.name: info for info in proto.output}
     emitted = set(graph.initializers)
     emitted.update(name for node in proto.node for name in node.output if name not in outputs)
+    emitted.discard("")
     # onnx-ir reads up to three descriptions of a value into one: undo what it merged or replaced.
     described = {info.name: index for index, info in enumerate(proto.value_info)}
     for value in graph.outputs:
@@ -177,7 +178,7 @@ def _adopt_function(proto: onnx.FunctionProto, function: ir.Function, base_dir: 
     for value in function.inputs:
         if value.name in described:
             _describe(value, described[value.name])
-    emitted = {*proto.input, *(name for node in proto.node for name in node.output)}
+    emitted = {*proto.input, *(name for node in proto.node for name in node.output if name)}
     function.graph.meta[_KEPT] = _Kept(
         described={name: index for index, name in enumerate(described)},
         value_info=tuple(_copied(i) for i in proto.value_info if i.name not in emitted),
@@ -243,7 +244,7 @@ def _restore_graph(proto: onnx.GraphProto, graph: ir.Graph) -> None:
     if kept is None:
         return
     interface = {value.name for value in (*graph.inputs, *graph.outputs)}
-    known = interface.union(value.name for value in _values(graph))
+    known = interface | _names(graph)
     _rewrite(
         proto.value_info,
         "name",
@@ -271,7 +272,7 @@ def _restore_function(proto: onnx.FunctionProto, function: ir.Function) -> None:
         _restore_graph(graph_proto, graph)
     kept: _Kept | None = function.graph.meta.get(_KEPT)
     if kept is not None:
-        known = {value.name for value in _values(function.graph)}
+        known = _names(function.graph)
         extras = [info for info in kept.value_info if info.name not in known]
         _rewrite(proto.value_info, "name", kept.described, extras)
 
@@ -337,11 +338,11 @@ def _qualifiers(proto: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(f"{function.domain}::{function.name}/" for function in proto.functions)
 
 
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    yield from graph.inputs
-    yield from graph.initializers.values()
-    for node in graph:
-        yield from node.outputs
+def _names(graph: ir.Graph) -> set[str]:
+    """Return the names of all values; outputs that are left out have none."""
+    outputs = (value for node in graph for value in node.outputs)
+    values = (*graph.inputs, *graph.initializers.values(), *outputs)
+    return {value.name for value in values if value.name}
 
 
 def _copied(message: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 __all__ = ["ProtoTensor", "all_graphs", "is_unloaded", "proto_tensors", "tensor_slots", "unshared"]
+
+
+_PACKED = frozenset(
+    dtype
+    for dtype in ir.DataType
+    if dtype not in (ir.DataType.UNDEFINED, ir.DataType.STRING) and dtype.bitwidth < 8
+)
+"""Element types of which a byte holds several."""
 
 
 class ProtoTensor(ir.TensorProtoTensor):
@@ -58,6 +67,29 @@ class ProtoTensor(ir.TensorProtoTensor):
                 f"tensor {quoted(self.name)} has external data that was not loaded with the "
                 "model: read the file with onnx_structdrop.load(path), or let onnx.load load it"
             )
+        # onnx-ir would make up zeros, of any number: where there are none at all, and where
+        # packed ones are too few.
+        needed = math.prod(self._proto.dims)
+        if needed > 0 and not _has_data(self._proto):
+            raise ModelError(
+                f"tensor {quoted(self.name)} holds no values, but its shape asks for {needed}: "
+                "the weights were stripped from the model"
+            )
+        packed = len(self._proto.raw_data) or len(self._proto.int32_data)
+        if self.dtype in _PACKED and needed * self.dtype.bitwidth > 8 * packed:
+            raise ModelError(
+                f"tensor {quoted(self.name)} holds {packed} bytes, too few for "
+                f"{needed} values of type {self.dtype.name}"
+            )
+
+
+def _has_data(proto: onnx.TensorProto) -> bool:
+    if proto.data_type == onnx.TensorProto.STRING:
+        return bool(proto.string_data)
+    return proto.HasField("raw_data") or any(map(len, (
+        proto.float_data, proto.int32_data, proto.int64_data, proto.double_data,
+        proto.uint64_data,
+    )))  # fmt: skip
 
 
 def is_unloaded(tensor: ir.TensorProtocol) -> bool:

@@ -1,0 +1,271 @@
+"""Broken models, as ``benchmarks/mutated_files.py`` found them: refused, or worked on in time."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper
+
+import onnx_structdrop as sd
+from onnx_structdrop.graph.files import calls
+from onnx_structdrop.graph.files.tensors import ProtoTensor
+from onnx_structdrop.graph.names import Names
+from onnx_structdrop.graph.scopes import scopes
+from onnx_structdrop.schema import DOMAIN, METADATA_KEY
+
+SPEC = sd.DropBlock2D(0.1, 3, seed=1)
+
+OPERATIONS = {
+    "inspect": sd.inspect,
+    "find_sites": sd.find_sites,
+    "insert": lambda model: sd.insert(model, SPEC),
+    "fold": sd.fold,
+    "inline": sd.inline,
+    "clean": sd.clean,
+    "set_training_mode": lambda model: sd.set_training_mode(model, False),
+}
+
+
+def conv_net(*nodes, functions=(), **fields):
+    """Return conv, relu, and what is given, from "r" to "y"."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "w"], ["c"], name="conv", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c"], ["r"], name="relu"),
+            *nodes,
+        ],
+        "net",
+        [value("x", TensorProto.FLOAT, [2, 3, 8, 8])],
+        [value("y", TensorProto.FLOAT, [2, 4, 8, 8])],
+        [helper.make_tensor("w", TensorProto.FLOAT, [4, 3, 3, 3], [0.1] * 108)],
+    )
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+    fields = {"ir_version": 9, "opset_imports": imports, **fields}
+    return helper.make_model(graph, functions=list(functions), **fields)
+
+
+def function(name, *called):
+    """Return a function of one input and output that calls others in turn."""
+    names = ["a", *(f"v{index}" for index in range(len(called) - 1)), "b"]
+    nodes = [
+        helper.make_node(each, [start], [stop], domain="" if each == "Dropout" else "local")
+        for each, start, stop in zip(called, names, names[1:], strict=False)
+    ]
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+    return helper.make_function("local", name, ["a"], ["b"], nodes, imports)
+
+
+def call(name, start="r", stop="y"):
+    return helper.make_node(name, [start], [stop], name="call", domain="local")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_functions_that_call_each_other_in_a_ring_are_refused(length, operation):
+    functions = [function(f"f{i}", f"f{(i + 1) % length}", "Dropout") for i in range(length)]
+    model = conv_net(call("f0"), functions=functions)
+    with pytest.raises(sd.ModelError, match="'local::f0' calls itself"):
+        operation(model)
+    if operation is not sd.find_sites:
+        with pytest.raises(sd.ModelError, match="'local::f0' calls itself"):
+            operation(ir.from_proto(model))
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_calls_that_double_forty_times_are_refused(operation):
+    # The shape inference of onnx would follow each of them, for weeks.
+    functions = [function(f"f{i}", f"f{i + 1}", f"f{i + 1}") for i in range(40)]
+    model = conv_net(call("f0"), functions=[*functions, function("f40", "Dropout")])
+    with pytest.raises(sd.UnsupportedModelError, match="stand for more than 200000 nodes"):
+        operation(model)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_calls_that_nest_too_deeply_are_refused(backwards):
+    functions = [function(f"f{i}", f"f{i + 1}") for i in range(3000)]
+    functions.append(function("f3000", "Dropout"))
+    model = conv_net(call("f0"), functions=functions[::-1] if backwards else functions)
+    with pytest.raises(sd.UnsupportedModelError, match="more than 200 deep"):
+        sd.inspect(model)
+
+
+def test_calls_in_the_branches_of_an_if_count():
+    inner = helper.make_graph(
+        [helper.make_node("f0", ["a"], ["t"], domain="local")],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        helper.make_node("Constant", [], ["go"], value=helper.make_tensor("", 9, [], [True])),
+        helper.make_node("If", ["go"], ["b"], then_branch=inner, else_branch=inner),
+    ]
+    imports = [helper.make_opsetid("", 18), helper.make_opsetid("local", 1)]
+    made = helper.make_function("local", "f0", ["a"], ["b"], nodes, imports)
+    model = conv_net(call("f0"), functions=[made])
+    for each in (model, ir.from_proto(model)):
+        with pytest.raises(sd.ModelError, match="calls itself"):
+            sd.inspect(each)
+
+
+def test_many_calls_that_come_to_an_end_are_accepted():
+    functions = [function(f"f{i}", f"f{i + 1}", f"f{i + 1}") for i in range(8)]
+    model = conv_net(call("f0"), functions=[*functions, function("f8", "Dropout")])
+    (node,) = sd.inspect(model).nodes
+    assert node.reaches == ("y",)
+
+
+def test_a_tensor_without_values_is_not_read_as_zeros():
+    # onnx-ir would allocate four billion of them.
+    tensor = ProtoTensor(onnx.TensorProto(name="w", data_type=TensorProto.BOOL, dims=[2, 2**31]))
+    for read in (tensor.numpy, tensor.tobytes):
+        with pytest.raises(
+            sd.ModelError, match="'w' holds no values, but its shape asks for 42949"
+        ):
+            read()
+
+
+def test_a_tensor_of_no_elements_needs_no_values():
+    tensor = ProtoTensor(onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[2, 0]))
+    assert tensor.numpy().shape == (2, 0)
+
+
+def test_comparing_models_with_a_huge_constant_without_values():
+    huge = onnx.TensorProto(data_type=TensorProto.BOOL, dims=[2, 2**31])
+    one, other = (
+        conv_net(
+            helper.make_node("Constant", [], ["k"], value=huge),
+            helper.make_node("Identity", ["r"], ["y"]),
+        )
+        for _ in range(2)
+    )
+    with pytest.raises(sd.ModelError, match="holds no values"):
+        sd.differences(one, other)
+
+
+@pytest.mark.parametrize("op_type", ["Nothing", "ReduceSum"])
+def test_insertion_refuses_operators_of_our_domain_that_it_does_not_know(op_type):
+    model = conv_net(helper.make_node(op_type, ["r"], ["y"], name="odd", domain=DOMAIN))
+    with pytest.raises(sd.ModelError, match=f"'odd' calls {DOMAIN}::{op_type}, which is no op"):
+        sd.insert(model, SPEC)
+
+
+def test_folding_takes_the_import_along_that_served_a_node_written_by_hand():
+    node = helper.make_node(
+        "SpatialDropout", ["r", "p"], ["d", "", ""], domain=DOMAIN, name="by hand",
+        training_mode=1, seed=3, channel_axis=1,
+    )  # fmt: skip
+    conv = helper.make_node("Conv", ["d", "v"], ["e"], pads=[1, 1, 1, 1])
+    model = conv_net(node, conv, helper.make_node("Relu", ["e"], ["y"]))
+    model.graph.initializer.append(helper.make_tensor("p", TensorProto.FLOAT, [], [0.5]))
+    weights = helper.make_tensor("v", TensorProto.FLOAT, [4, 4, 3, 3], [0.1] * 144)
+    model.graph.initializer.append(weights)
+    model.opset_import.add(domain=DOMAIN, version=1)
+    inserted = sd.insert(model, SPEC, "y")
+    assert sd.differences(sd.fold(inserted), sd.fold(model)) == []
+
+
+def test_a_record_of_a_later_ir_version_than_the_model_has_is_put_right():
+    model = sd.insert(conv_net(helper.make_node("Identity", ["r"], ["y"])), SPEC)
+    plain = sd.fold(model)
+    plain.ir_version = 6
+    plain.metadata_props.add(key=METADATA_KEY, value='{"ir_version": 9, "ratio_inputs": []}')
+    inserted = sd.insert(plain, SPEC)
+    assert (inserted.ir_version, sd.fold(inserted).ir_version) == (8, 6)
+
+
+def test_a_record_of_an_import_that_is_not_there_is_put_right():
+    model = conv_net(helper.make_node("Identity", ["r"], ["y"]))
+    record = '{"ir_version": 9, "ratio_inputs": [], "imports": ["", "function:a::b"]}'
+    model.metadata_props.add(key=METADATA_KEY, value=record)
+    assert sd.differences(sd.fold(model), sd.fold(sd.insert(model, SPEC))) == []
+
+
+def test_an_axis_that_the_data_do_not_have_is_refused_when_inlining():
+    model = sd.insert(conv_net(helper.make_node("Identity", ["r"], ["y"])), SPEC)
+    (node,) = (node for node in model.graph.node if node.domain == DOMAIN)
+    for attribute in node.attribute:
+        if attribute.name in ("channel_axis", "shared_axes"):
+            attribute.CopyFrom(helper.make_attribute(attribute.name, 9 if attribute.i else [9]))
+    with pytest.raises(sd.ModelError, match=r"cannot be computed: .*mend the attributes"):
+        sd.inline(model)
+
+
+def test_a_tensor_whose_values_are_in_a_field_of_another_type_is_not_read_as_zeros():
+    tensor = onnx.TensorProto(name="w", data_type=TensorProto.INT8, dims=[2**31, 1])
+    tensor.string_data.append(b"7")
+    with pytest.raises(sd.ModelError, match="'w' holds no values"):
+        ProtoTensor(tensor).numpy()
+
+
+def test_descriptions_without_a_name_are_kept():
+    model = conv_net(helper.make_node("Identity", ["r"], ["y"]))
+    model.graph.value_info.append(helper.make_tensor_value_info("", TensorProto.FLOAT, [2]))
+    model.graph.quantization_annotation.add()
+    back = sd.fold(sd.insert(model, SPEC))
+    assert sd.differences(model, back) == []
+    assert len(back.graph.value_info) == len(back.graph.quantization_annotation) == 1
+
+
+def test_names_are_found_in_time_however_many_begin_alike():
+    names = Names(ir.from_proto(conv_net(helper.make_node("Identity", ["r"], ["y"]))))
+    assert [names.take("y") for _ in range(20_000)][-1] == "y_20000"  # minutes when searched anew
+    assert names.take("y_1") == "y_1_1"
+
+
+def test_scopes_of_many_nodes_without_a_name():
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["r"], ["t"])],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)],
+    )
+    count = 3000
+    ifs = [
+        helper.make_node("If", ["go"], [f"v{index}"], then_branch=branch, else_branch=branch)
+        for index in range(count)
+    ]
+    yes = helper.make_node("Constant", [], ["go"], value=helper.make_tensor("", 9, [], [True]))
+    model = conv_net(yes, *ifs, helper.make_node("Identity", ["v0"], ["y"]))
+    names = [name for name, _ in scopes(ir.from_proto(model))]
+    assert len(set(names)) == 2 * count + 1
+    assert f"If#{count}/then_branch" in names
+
+
+@pytest.mark.parametrize(("domain", "refused"), [(DOMAIN, False), ("local", True)])
+def test_calls_of_our_own_functions_count_as_one_node(domain, refused, monkeypatch):
+    # A DropBlock is some eighty nodes, and a large model may hold thousands.
+    monkeypatch.setattr(calls, "_LARGEST", 100)
+    body = [helper.make_node("Identity", ["a"], [f"v{index}"]) for index in range(60)]
+    imports = [helper.make_opsetid("", 18)]
+    made = helper.make_function(domain, "DropBlock", ["a"], ["v0"], body, imports)
+    nodes = [helper.make_node("DropBlock", ["r"], [f"y{i or ''}"], domain=domain) for i in (0, 1)]
+    model = conv_net(*nodes, functions=[made])
+    if refused:
+        with pytest.raises(sd.UnsupportedModelError, match="stand for more than 100 nodes"):
+            calls.check_calls(model)
+    else:
+        calls.check_calls(model)
+
+
+def test_a_tensor_without_an_element_type_is_refused_in_a_model_of_onnx_ir():
+    constant = helper.make_node("Constant", [], ["k"], value=onnx.TensorProto(dims=[1]))
+    model = conv_net(constant, helper.make_node("Dropout", ["r", "k"], ["y"]))
+    with pytest.raises(sd.ModelError, match="has no element type"):
+        sd.inspect(ir.from_proto(model))
+
+
+@pytest.mark.parametrize("field", ["raw_data", "int32_data"])
+@pytest.mark.parametrize("element", [TensorProto.UINT4, TensorProto.INT4, TensorProto.FLOAT4E2M1])
+def test_packed_values_that_are_too_few_are_not_filled_up(element, field):
+    tensor = onnx.TensorProto(name="w", data_type=element, dims=[2**31, 2**31])
+    if field == "raw_data":
+        tensor.raw_data = b"1234"
+    else:
+        tensor.int32_data.extend([1, 2, 3, 4])
+    with pytest.raises(sd.ModelError, match="'w' holds 4 bytes, too few for 4611"):
+        ProtoTensor(tensor).numpy()
+    tensor.dims[:] = [7]
+    assert ProtoTensor(tensor).numpy().shape == (7,)
