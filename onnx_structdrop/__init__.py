@@ -16,11 +16,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_structdrop import reference
+    from onnx_structdrop import reference, training
     from onnx_structdrop.errors import (
         ArgumentError,
         ArgumentTypeError,
         CheckFailedError,
+        DependencyError,
         ModelError,
         NativeLibraryError,
         OutputError,
@@ -58,6 +59,7 @@ __all__ = [
     "ArgumentTypeError",
     "CheckFailedError",
     "CleanReport",
+    "DependencyError",
     "DropBlock1D",
     "DropBlock2D",
     "DropBlock3D",
@@ -93,6 +95,7 @@ __all__ = [
     "reseed",
     "save",
     "set_training_mode",
+    "training",
     "verify",
 ]
 
@@ -102,6 +105,7 @@ _EXPORTS = {
         "ArgumentError",
         "ArgumentTypeError",
         "CheckFailedError",
+        "DependencyError",
         "ModelError",
         "NativeLibraryError",
         "OutputError",
@@ -156,7 +160,7 @@ _EXPORTS = {
     ),
 }
 
-_MODULES = ("plot", "reference")
+_MODULES = ("plot", "reference", "training")
 
 _PLACES = {name: place for place, names in _EXPORTS.items() for name in names}
 

@@ -9,6 +9,7 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "CheckFailedError",
+    "DependencyError",
     "ModelError",
     "NativeLibraryError",
     "OutputError",
@@ -48,6 +49,10 @@ class OutputError(StructDropError):
 
 class CheckFailedError(StructDropError):
     """A check on the result failed (outputs differ, randomness is left); nothing was written."""
+
+
+class DependencyError(StructDropError):
+    """An optional part needs a package that is not installed; the message says how to get it."""
 
 
 class NativeLibraryError(StructDropError):

@@ -42,10 +42,10 @@ SIGNATURES = {
 NAMES = {
     *SIGNATURES,
     *("ArgumentError", "ArgumentTypeError", "CheckFailedError", "ModelError", "NativeLibraryError"),
-    *("OutputError", "SiteError", "StructDropError", "UnsupportedModelError"),
+    *("DependencyError", "OutputError", "SiteError", "StructDropError", "UnsupportedModelError"),
     *("get_library_path", "native_available"),
     *("CleanReport", "VerifyReport"),
-    *("InspectReport", "Site", "StochasticNode", "__version__", "reference"),
+    *("InspectReport", "Site", "StochasticNode", "__version__", "reference", "training"),
 }
 
 
