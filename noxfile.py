@@ -81,7 +81,7 @@ def training(session):
     # Both packages write the module onnxruntime: the one for inference has to go first.
     session.run("pip", "uninstall", "--yes", "--quiet", "onnxruntime")
     session.install("--force-reinstall", "--no-deps", "onnxruntime-training-cpu==1.19.2")
-    session.install("cerberus", "h5py", "setuptools<81")
+    session.install("cerberus", "h5py", "flatbuffers", "setuptools")
     session.run("pytest", "tests/training", *session.posargs, env=NATIVE)
 
 

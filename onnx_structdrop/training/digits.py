@@ -1,8 +1,8 @@
 """The handwritten digits of scikit-learn, as small images to train on: data that needs no network.
 
 E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
-Repository, 1998: 1,797 images of 8x8 pixels. Here they are enlarged to 16x16, so that a network
-with three resolutions has maps which a block fits into.
+Repository, 1998: 1,797 images of 8x8 pixels. They are enlarged, 16x16 being the size at which a
+network with three resolutions has maps that a block fits into.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from onnx_structdrop.errors import ArgumentError, DependencyError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["CLASSES", "SIZE", "Digits", "batches", "load_digits", "occlude"]
+__all__ = ["CLASSES", "SIZE", "Digits", "batches", "load_digits", "occlude", "outlines"]
 
 CLASSES = 10
 SIZE = 16
-"""Height and width of an image."""
+"""Height and width of an image, unless another is asked for."""
 
 _WHITE = 16.0
+_ORIGINAL = 8
+_INK = 0.25
+_CORE = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Digits:
     Attributes
     ----------
     train_images, test_images
-        float32 of shape (n, 1, 16, 16), 0 is background, 1 is ink.
+        float32 of shape (n, channels, size, size), 0 is background, 1 is ink.
     train_labels, test_labels
         int64 of shape (n,), 0 to 9.
     """
@@ -45,7 +48,7 @@ class Digits:
     test_labels: np.ndarray
 
 
-def load_digits(train: int = 1000, seed: int = 0) -> Digits:
+def load_digits(train: int = 1000, seed: int = 0, *, size: int = SIZE, channels: int = 1) -> Digits:
     """Return the digits, shuffled and split.
 
     Parameters
@@ -54,18 +57,28 @@ def load_digits(train: int = 1000, seed: int = 0) -> Digits:
         Number of images to train on, 1 to 1,796; the others are for testing.
     seed
         Of the order in which they are split.
+    size
+        Height and width of the images, at least 8; enlarged linearly.
+    channels
+        How often each image is repeated along axis 1: colour networks take 3.
 
     Raises
     ------
     DependencyError
         scikit-learn is not installed.
     ArgumentError
-        `train` leaves nothing to train on, or nothing to test with.
+        `train` leaves nothing to train on, or nothing to test with; or there is no such image.
     """
+    if size < _ORIGINAL or channels < 1:
+        raise ArgumentError(
+            f"digits of {channels} channels and size {size} cannot be made; "
+            f"allowed are 1 channel or more and size {_ORIGINAL} or more"
+        )
     data = _sklearn().load_digits()
     zoom = importlib.import_module("scipy.ndimage").zoom  # comes with scikit-learn
-    factor = SIZE // data.images.shape[-1]
-    images = zoom(data.images / _WHITE, (1, factor, factor), order=1)[:, None].astype(np.float32)
+    factor = size / _ORIGINAL
+    large = zoom(data.images / _WHITE, (1, factor, factor), order=1)[:, None]
+    images = np.repeat(large.astype(np.float32), channels, axis=1)
     labels = data.target.astype(np.int64)
     if not 0 < train < len(images):
         raise ArgumentError(f"train is {train}; allowed is 1 to {len(images) - 1}")
@@ -100,6 +113,23 @@ def occlude(images: np.ndarray, size: int = 6, seed: int = 0) -> np.ndarray:
     rows, columns = np.arange(height)[:, None], np.arange(width)
     inside = (rows >= tops) & (rows < tops + size) & (columns >= lefts) & (columns < lefts + size)
     return np.where(inside[:, None], np.float32(0), images)
+
+
+def outlines(images: np.ndarray) -> np.ndarray:
+    """Return what to find at each pixel: 0 background, 1 the edge of the digit, 2 its core.
+
+    Parameters
+    ----------
+    images
+        Shape (n, channels, height, width), from 0 to 1.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 of shape (n, height, width): labels for a network that segments.
+    """
+    ink = images[:, 0]
+    return (ink > _INK).astype(np.int64) + (ink > _CORE)
 
 
 def batches(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import onnx_structdrop as sd
-from onnx_structdrop.training.digits import SIZE, batches, load_digits, occlude
+from onnx_structdrop.training.digits import SIZE, batches, load_digits, occlude, outlines
 
 IMAGES = np.arange(23 * SIZE * SIZE, dtype=np.float32).reshape(23, 1, SIZE, SIZE) + 1
 LABELS = np.arange(23)
@@ -24,6 +24,18 @@ def test_split():
     assert set(digits.train_labels) == set(range(10))
     with pytest.raises(sd.ArgumentError, match="allowed is 1 to 1796"):
         load_digits(train=1797)
+
+
+def test_other_sizes_and_channels():
+    pytest.importorskip("sklearn")
+    digits = load_digits(train=1700, size=40, channels=3)
+    assert digits.test_images.shape == (97, 3, 40, 40)
+    assert (digits.test_images == digits.test_images[:, :1]).all()
+    labels = outlines(digits.test_images)
+    assert labels.shape == (97, 40, 40)
+    assert set(np.unique(labels)) == {0, 1, 2}
+    with pytest.raises(sd.ArgumentError, match="size 8 or more"):
+        load_digits(size=7)
 
 
 @given(st.integers(1, SIZE), st.integers(0, 99))
