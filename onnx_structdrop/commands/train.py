@@ -30,13 +30,13 @@ from onnx_structdrop.graph.sites import find_sites
 from onnx_structdrop.plot import plot_curves, save_figure
 from onnx_structdrop.training import (
     Schedule,
-    fit,
     finish,
+    fit,
     generate_artifacts,
     open_session,
     training_available,
 )
-from onnx_structdrop.training.digits import CLASSES, Digits, batches, load_digits, occlude
+from onnx_structdrop.training.digits import Digits, batches, load_digits, occlude
 
 if TYPE_CHECKING:
     import argparse
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     else:
         title = f"artifacts of {source}"
         session = open_session(source, learning_rate=options.learning_rate)
-        digits = _digits(options, session.input_shape)
+        digits = _digits(options, _shape_of(session))
         _make(folder)
     sets = _sets(digits)
     if not options.json:
@@ -158,6 +158,12 @@ def _image_shape(model: ir.Model, name: str) -> tuple[int | str | None, ...]:
     return tuple(size if isinstance(size, int) else size.value for size in shape)
 
 
+def _shape_of(session: Any) -> tuple[int | str | None, ...]:
+    """Return the shape of the image that artifacts were made for."""
+    (image,) = session.manifest.inputs
+    return tuple(image.shape or ())
+
+
 def _digits(options: argparse.Namespace, shape: tuple[int | str | None, ...]) -> Digits:
     """Return digits in the size that a model takes."""
     if len(shape) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3]:
@@ -207,11 +213,11 @@ def _finished(
     session: Any, history: History, sets: dict[str, Any], folder: Path, title: str
 ) -> tuple[list[tuple[bool, str]], list[Path]]:
     """Check the run, finish the model and write what there is to keep."""
-    images = sets["clean"][0][:64]
-    one, two = (session.evaluate(images)[0] for _ in range(2))
+    images, labels = (part[:64] for part in sets["clean"])
+    one, two = (next(iter(session.evaluate(images, labels).outputs.values())) for _ in "12")
     checks = [
         (history.falls(), "the loss falls"),
-        (bool((one == two).all()), "two evaluations give equal bytes"),
+        (one.tobytes() == two.tobytes(), "two evaluations give equal bytes"),
     ]
     checkpoint = folder / "checkpoint"
     session.save(checkpoint, overwrite=True)

@@ -93,7 +93,7 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         for leftover in (work, aside):
-            if leftover.exists() and target.exists() or leftover == work:
+            if (leftover.exists() and target.exists()) or leftover == work:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
