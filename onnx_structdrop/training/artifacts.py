@@ -198,9 +198,9 @@ def generate_artifacts(
             optimizer=_optimizer_block(optimizer, optimizer_options or {}),
             requires_grad=list(prepared.trainable),
             frozen_params=list(prepared.frozen),
-            additional_output_names=[*outputs, *extra],
+            additional_output_names=[*outputs, *extra, *dict(prepared.statistics).values()],
         )
-        _finish_models(folder)
+        _finish_models(folder, set(dict(prepared.statistics).values()))
         checkpoints = training_api().CheckpointState
         write_parameters(checkpoints.load_checkpoint(str(folder / files.CHECKPOINT)), folder)
         manifest = Manifest(
@@ -208,7 +208,8 @@ def generate_artifacts(
             loss=loss,
             optimizer=optimizer,
             loss_name=loss_name,
-            outputs=(*outputs, *extra),
+            outputs=tuple(outputs),
+            extra_outputs=tuple(extra),
             loss_output=loss_output,
             inputs=inputs,
             labels=next(_tensor_info(i) for i in proto.graph.input if i.name == labels),
@@ -216,6 +217,7 @@ def generate_artifacts(
             frozen=tuple(prepared.frozen),
             ratios=ratios,
             classes=_classes(proto, loss_output) if loss == "cross_entropy" else None,
+            statistics=tuple(prepared.statistics),
             schedule=schedule,
         )
         manifest.write(folder)
@@ -345,12 +347,23 @@ def _generate(proto: onnx.ModelProto, folder: Path, **arguments: Any) -> None:
         raise UnsupportedModelError(f"onnxruntime cannot build the gradients: {reason}") from error
 
 
-def _finish_models(folder: Path) -> None:
-    """Mend what onnxruntime leaves wrong: IR versions, and dropout in evaluation."""
+def _finish_models(folder: Path, statistics: set[str]) -> None:
+    """Mend what onnxruntime leaves wrong: IR versions, and what evaluation does."""
     for name in (files.TRAINING_MODEL, files.EVAL_MODEL, files.OPTIMIZER_MODEL):
         path = folder / name
         proto = onnx.load(path)
         if name == files.EVAL_MODEL:
+            _normalise_by_statistics(proto.graph, statistics)
             proto = set_training_mode(proto, False)
         proto.ir_version = min(proto.ir_version, _MAX_IR)
         path.write_bytes(proto.SerializeToString())
+
+
+def _normalise_by_statistics(graph: onnx.GraphProto, updated: set[str]) -> None:
+    """Take the updated statistics off batch normalisation, which has them in training only."""
+    for node in graph.node:
+        if node.op_type == "BatchNormalization":
+            del node.output[1:]
+    kept = [output for output in graph.output if output.name not in updated]
+    del graph.output[:]
+    graph.output.extend(kept)

@@ -113,7 +113,9 @@ def _bce(graph: onnx.GraphProto, logits: str, target: str) -> None:
     graph.initializer.append(numpy_helper.from_array(np.asarray(1, np.float32), one))
     decay = _add(graph, "Exp", [_add(graph, "Neg", [_add(graph, "Abs", [logits])])])
     tail = _add(graph, "Log", [_add(graph, "Add", [decay, one])])
-    linear = _add(graph, "Sub", [_add(graph, "Relu", [logits]), _add(graph, "Mul", [logits, target])])
+    linear = _add(
+        graph, "Sub", [_add(graph, "Relu", [logits]), _add(graph, "Mul", [logits, target])]
+    )
     _mean(graph, _add(graph, "Add", [linear, tail]))
 
 

@@ -85,7 +85,9 @@ def ratios_of(model: ir.Model, names: Collection[str]) -> tuple[Ratio, ...]:
         nodes[name].append(node.name or "")
         if stage not in stages[name]:
             stages[name].append(stage)
-    return tuple(Ratio(name, rates[name], tuple(stages[name]), tuple(nodes[name])) for name in rates)
+    return tuple(
+        Ratio(name, rates[name], tuple(stages[name]), tuple(nodes[name])) for name in rates
+    )
 
 
 def check_stages(schedule: Schedule, ratios: Iterable[Ratio]) -> None:

@@ -22,6 +22,7 @@ class Prepared:
     trainable: tuple
     frozen: tuple
     ratios: tuple
+    statistics: tuple = ()
 
 
 def prepare(model, *, requires_grad=None, frozen=(), batch_norm="frozen"):
