@@ -7,6 +7,7 @@ onnxruntime-training-cpu 1.19.2; training on the plain onnxruntime needs the art
 from __future__ import annotations
 
 from onnx_structdrop.training.gradients import register_gradients
+from onnx_structdrop.training.preparation import Change, Prepared, prepare
 from onnx_structdrop.training.runtime import training_available
 
-__all__ = ["register_gradients", "training_available"]
+__all__ = ["Change", "Prepared", "prepare", "register_gradients", "training_available"]
