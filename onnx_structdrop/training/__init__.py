@@ -11,18 +11,22 @@ from onnx_structdrop.training.feeds import Evaluation
 from onnx_structdrop.training.finish import finish
 from onnx_structdrop.training.gradients import register_gradients
 from onnx_structdrop.training.manifest import Manifest
+from onnx_structdrop.training.preparation import Change, Prepared, prepare
 from onnx_structdrop.training.runtime import training_available
 from onnx_structdrop.training.schedule import Schedule
 from onnx_structdrop.training.session import TrainingSession
 
 __all__ = [
     "Artifacts",
+    "Change",
     "Evaluation",
     "Manifest",
+    "Prepared",
     "Schedule",
     "TrainingSession",
     "finish",
     "generate_artifacts",
+    "prepare",
     "register_gradients",
     "training_available",
 ]

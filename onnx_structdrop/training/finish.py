@@ -13,7 +13,6 @@ from onnx_structdrop.errors import ArgumentError, CheckFailedError, ModelError
 from onnx_structdrop.graph.fold import fold
 from onnx_structdrop.graph.io import save
 from onnx_structdrop.graph.verify import verify
-from onnx_structdrop.training.artifacts import Artifacts
 from onnx_structdrop.training.feeds import arrange_inputs
 from onnx_structdrop.training.session import TrainingSession
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
+    from onnx_structdrop.training.artifacts import Artifacts
     from onnx_structdrop.training.manifest import TensorInfo
 
 __all__ = ["finish"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from onnx_structdrop.errors import ModelError, StructDropError
@@ -13,6 +12,7 @@ from onnx_structdrop.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 __all__ = [
     "CHECKPOINT",
