@@ -93,9 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     verify.epilog = _VERIFY_EPILOG
     _verify(verify)
     _plot(command("plot", "plot", "Draw the sites of a model, or masks over feature maps."), common)
-    _train(
-        command("train", "train", "Train an exported CNN on digits, dropout on a schedule.")
-    )
+    _train(command("train", "train", "Train an exported CNN on digits, dropout on a schedule."))
     _bench(command("bench", "bench", "Time the operators against what else there is."))
     groups.json_output(command("info", "info", "Show versions, providers and what is supported."))
     _demo(command("demo", "demo", "Run everything once on a ResNet that comes with the package."))

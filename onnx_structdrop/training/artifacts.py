@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -21,14 +20,15 @@ from onnx_structdrop.training.folders import absolute, check_target, new_folder
 from onnx_structdrop.training.gradients import register_gradients
 from onnx_structdrop.training.losses import LOSSES, add_loss
 from onnx_structdrop.training.manifest import Manifest, TensorInfo
+from onnx_structdrop.training.preparation import Prepared, prepare
 from onnx_structdrop.training.runtime import quiet, training_api
 from onnx_structdrop.training.schedule import Schedule
-from onnx_structdrop.training.stages import check_stages, ratios_of, split_by_stage
-from onnx_structdrop.training.standin import Prepared, prepare
+from onnx_structdrop.training.stages import check_stages, node_stages, ratios_of, split_by_stage
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
+    from pathlib import Path
 
 __all__ = ["OPTIMIZERS", "Artifacts", "generate_artifacts", "write_parameters"]
 
@@ -96,15 +96,15 @@ class Artifacts:
 
 
 def generate_artifacts(
-    model: onnx.ModelProto | ir.Model | Prepared | str | os.PathLike[str],
+    model: onnx.ModelProto | ir.Model | Prepared[Any] | str | os.PathLike[str],
     directory: str | os.PathLike[str],
     *,
     loss: str = "cross_entropy",
     optimizer: str = "adamw",
     optimizer_options: Mapping[str, Any] | None = None,
     loss_output: str | None = None,
-    requires_grad: Sequence[str] | None = None,
-    frozen: Iterable[str] = (),
+    requires_grad: Collection[str] | None = None,
+    frozen: Collection[str] = (),
     batch_norm: str = "frozen",
     schedule: Schedule | None = None,
     seed: int | None = None,
@@ -170,16 +170,28 @@ def generate_artifacts(
     target = absolute(directory, "directory")
     check_target(target, overwrite=overwrite)
     training_api("artifacts")  # what is missing is told before any work
-    prepared = _prepared(
-        model,
-        requires_grad=requires_grad,
-        frozen=frozen,
-        batch_norm=batch_norm,
-        split=schedule is not None and bool(schedule.factors),
-        seed=seed,
-    )
-    readable = as_ir(prepared.model)
-    ratios = ratios_of(readable, prepared.ratios)
+    if isinstance(model, Prepared):
+        if requires_grad is not None or tuple(frozen) or batch_norm != "frozen":
+            raise ArgumentError(
+                "requires_grad, frozen and batch_norm go to prepare, which made this model"
+            )
+        source = as_ir(model.model)
+    else:
+        source = as_ir(model) if isinstance(model, onnx.ModelProto | ir.Model) else load(model)
+    if seed is not None:
+        source = reseed(source, seed)
+    stages = node_stages(source)
+    before = tuple(source.graph.initializers)
+    if schedule is not None and schedule.factors:
+        split_by_stage(source, stages)
+    if isinstance(model, Prepared):
+        prepared = _renewed(model, source, before)
+    else:
+        prepared = prepare(
+            source, requires_grad=requires_grad, frozen=frozen, batch_norm=batch_norm
+        )
+    readable = prepared.model
+    ratios = ratios_of(readable, prepared.ratios, stages)
     if schedule is not None:
         check_stages(schedule, ratios)
     proto = to_proto(readable)
@@ -198,9 +210,9 @@ def generate_artifacts(
             optimizer=_optimizer_block(optimizer, optimizer_options or {}),
             requires_grad=list(prepared.trainable),
             frozen_params=list(prepared.frozen),
-            additional_output_names=[*outputs, *extra],
+            additional_output_names=[*outputs, *extra, *dict(prepared.statistics).values()],
         )
-        _finish_models(folder)
+        _finish_models(folder, set(dict(prepared.statistics).values()))
         checkpoints = training_api().CheckpointState
         write_parameters(checkpoints.load_checkpoint(str(folder / files.CHECKPOINT)), folder)
         manifest = Manifest(
@@ -208,7 +220,8 @@ def generate_artifacts(
             loss=loss,
             optimizer=optimizer,
             loss_name=loss_name,
-            outputs=(*outputs, *extra),
+            outputs=tuple(outputs),
+            extra_outputs=tuple(extra),
             loss_output=loss_output,
             inputs=inputs,
             labels=next(_tensor_info(i) for i in proto.graph.input if i.name == labels),
@@ -216,6 +229,7 @@ def generate_artifacts(
             frozen=tuple(prepared.frozen),
             ratios=ratios,
             classes=_classes(proto, loss_output) if loss == "cross_entropy" else None,
+            statistics=tuple(prepared.statistics),
             schedule=schedule,
         )
         manifest.write(folder)
@@ -232,39 +246,17 @@ def write_parameters(state: Any, folder: Path) -> None:
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue())
 
 
-def _prepared(
-    model: onnx.ModelProto | ir.Model | Prepared | str | os.PathLike[str],
-    *,
-    requires_grad: Sequence[str] | None,
-    frozen: Iterable[str],
-    batch_norm: str,
-    split: bool,
-    seed: int | None,
-) -> Prepared:
-    if isinstance(model, Prepared):
-        if requires_grad is not None or tuple(frozen) or batch_norm != "frozen":
-            raise ArgumentError(
-                "requires_grad, frozen and batch_norm go to prepare, which made this model"
-            )
-        source = as_ir(model.model)
-    else:
-        source = load(model) if isinstance(model, str | Path) else as_ir(model)
-    if seed is not None:
-        source = reseed(source, seed)
-    before = set(source.graph.initializers)
-    if split:
-        split_by_stage(source)
-    if not isinstance(model, Prepared):
-        return prepare(
-            source, requires_grad=requires_grad, frozen=tuple(frozen), batch_norm=batch_norm
-        )
-    after = list(source.graph.initializers)
-    gone, added = before - set(after), [name for name in after if name not in before]
-    kept = tuple(name for name in model.frozen if name not in gone)
-    ratios = tuple(name for name in model.ratios if name not in gone)
-    return dataclasses.replace(
-        model, model=source, frozen=(*kept, *added), ratios=(*ratios, *added)
+def _renewed(
+    old: Prepared[Any], model: ir.Model, initializers: Sequence[str]
+) -> Prepared[ir.Model]:
+    """Return a prepared model after its ratios were split."""
+    now = model.graph.initializers
+    added = [name for name in now if name not in initializers]
+    frozen, ratios = (
+        tuple(name for name in names if name in now or name not in initializers)
+        for names in (old.frozen, old.ratios)
     )
+    return dataclasses.replace(old, model=model, frozen=(*frozen, *added), ratios=(*ratios, *added))
 
 
 def _data_inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -285,7 +277,7 @@ def _tensor_info(value: onnx.ValueInfoProto) -> TensorInfo:
 
 
 def _loss_output(proto: onnx.ModelProto, wanted: str | None) -> str:
-    outputs = [output.name for output in proto.graph.output]
+    outputs: list[str] = [output.name for output in proto.graph.output]
     if wanted is None:
         if len(outputs) == 1:
             return outputs[0]
@@ -345,12 +337,23 @@ def _generate(proto: onnx.ModelProto, folder: Path, **arguments: Any) -> None:
         raise UnsupportedModelError(f"onnxruntime cannot build the gradients: {reason}") from error
 
 
-def _finish_models(folder: Path) -> None:
-    """Mend what onnxruntime leaves wrong: IR versions, and dropout in evaluation."""
+def _finish_models(folder: Path, statistics: set[str]) -> None:
+    """Mend what onnxruntime leaves wrong: IR versions, and what evaluation does."""
     for name in (files.TRAINING_MODEL, files.EVAL_MODEL, files.OPTIMIZER_MODEL):
         path = folder / name
         proto = onnx.load(path)
         if name == files.EVAL_MODEL:
+            _normalise_by_statistics(proto.graph, statistics)
             proto = set_training_mode(proto, False)
         proto.ir_version = min(proto.ir_version, _MAX_IR)
         path.write_bytes(proto.SerializeToString())
+
+
+def _normalise_by_statistics(graph: onnx.GraphProto, updated: set[str]) -> None:
+    """Take the updated statistics off batch normalisation, which has them in training only."""
+    for node in graph.node:
+        if node.op_type == "BatchNormalization":
+            del node.output[1:]
+    kept = [output for output in graph.output if output.name not in updated]
+    del graph.output[:]
+    graph.output.extend(kept)

@@ -11,9 +11,11 @@ import numpy as np
 from onnx_structdrop.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from onnx_structdrop.training.manifest import Manifest, TensorInfo
 
-__all__ = ["Evaluation", "arrange", "check_labels"]
+__all__ = ["Evaluation", "arrange", "arrange_inputs", "check_labels"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +53,14 @@ def arrange(manifest: Manifest, inputs: Any, labels: Any) -> list[np.ndarray]:
         calls by one name differ. An array of the wrong type is refused, not converted.
     """
     given = [*_named(manifest, inputs), np.asarray(labels)]
-    sizes: dict[str, tuple[int, str]] = {}
-    for info, array in zip((*manifest.inputs, manifest.labels), given, strict=True):
-        _check(info, array, sizes)
+    _check_all((*manifest.inputs, manifest.labels), given)
+    return given
+
+
+def arrange_inputs(manifest: Manifest, inputs: Any) -> list[np.ndarray]:
+    """Return inputs in the order of the model's inputs, see `arrange`."""
+    given = _named(manifest, inputs)
+    _check_all(manifest.inputs, given)
     return given
 
 
@@ -95,6 +102,12 @@ def _named(manifest: Manifest, inputs: Any) -> list[np.ndarray]:
             f"{', '.join(map(repr, names))}"
         )
     return [np.asarray(inputs)]
+
+
+def _check_all(infos: Sequence[TensorInfo], arrays: Sequence[np.ndarray]) -> None:
+    sizes: dict[str, tuple[int, str]] = {}
+    for info, array in zip(infos, arrays, strict=True):
+        _check(info, array, sizes)
 
 
 def _check(info: TensorInfo, array: np.ndarray, sizes: dict[str, tuple[int, str]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -76,7 +76,7 @@ def _check_free(proto: onnx.ModelProto, name: str) -> None:
 
 
 def _add(
-    graph: onnx.GraphProto, op: str, inputs: list[str], result: str = "", **attributes: int | str
+    graph: onnx.GraphProto, op: str, inputs: list[str], result: str = "", **attributes: Any
 ) -> str:
     result = result or f"{LOSS_OUTPUT}_{len(graph.node)}"
     graph.node.append(helper.make_node(op, inputs, [result], name=result, **attributes))

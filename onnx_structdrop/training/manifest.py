@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from onnx_structdrop.errors import ModelError, StructDropError
@@ -13,6 +12,7 @@ from onnx_structdrop.training.schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 __all__ = [
     "CHECKPOINT",
@@ -98,7 +98,9 @@ class Manifest:
     loss_name
         Output of training and eval model that is the loss, their first.
     outputs
-        Further outputs of both: those of the model, in its order, and those asked for.
+        The model's own outputs, which come next.
+    extra_outputs
+        Values of the model that were asked for, which come last.
     loss_output
         The output that the loss compares with the labels.
     inputs
@@ -111,9 +113,10 @@ class Manifest:
         The frozen parameters that a schedule drives.
     classes
         Number of classes of the cross entropy, or what the model calls it.
-    running
-        Frozen parameters that the session replaces after each step, with the output of the
-        training model that holds the new value: running statistics of batch normalisation.
+    statistics
+        Frozen parameters that the session replaces after each step, each with the output of the
+        training model that holds the new value: running statistics of batch normalisation. These
+        outputs come behind the others, in this order.
     schedule
         Drives the ratios; None leaves them as they are.
     """
@@ -123,6 +126,7 @@ class Manifest:
     optimizer: str
     loss_name: str
     outputs: tuple[str, ...]
+    extra_outputs: tuple[str, ...]
     loss_output: str
     inputs: tuple[TensorInfo, ...]
     labels: TensorInfo
@@ -130,7 +134,7 @@ class Manifest:
     frozen: tuple[str, ...]
     ratios: tuple[Ratio, ...]
     classes: int | str | None = None
-    running: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    statistics: tuple[tuple[str, str], ...] = ()
     schedule: Schedule | None = None
 
     def write(self, folder: Path) -> None:
@@ -154,8 +158,9 @@ class Manifest:
         config = _json(folder)
         try:
             fields = {field.name: config[field.name] for field in dataclasses.fields(cls)}
-            for name in ("outputs", "trainable", "frozen"):
+            for name in ("outputs", "extra_outputs", "trainable", "frozen"):
                 fields[name] = tuple(fields[name])
+            fields["statistics"] = tuple((name, value) for name, value in fields["statistics"])
             fields["inputs"] = tuple(map(TensorInfo.of, fields["inputs"]))
             fields["labels"] = TensorInfo.of(fields["labels"])
             fields["ratios"] = tuple(map(Ratio.of, fields["ratios"]))

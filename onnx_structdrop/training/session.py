@@ -168,7 +168,8 @@ class TrainingSession:
     @property
     def learning_rate(self) -> float:
         """The optimizer's learning rate."""
-        return float(self._optimizer.get_learning_rate())
+        # The shortest decimal: 0.001, not the float32 next to it.
+        return float(str(np.float32(self._optimizer.get_learning_rate())))
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
@@ -240,6 +241,11 @@ class TrainingSession:
             results = _tuple(self._module(*feeds))
             self._optimizer.step()
             self._module.lazy_reset_grad()
+        statistics = self._manifest.statistics
+        if statistics:
+            count = len(statistics)
+            for (name, _), value in zip(statistics, results[-count:], strict=True):
+                self._state.parameters[name].data = value
         self._steps += 1
         return float(results[0])
 
@@ -252,7 +258,8 @@ class TrainingSession:
         with _runtime_errors(self._artifacts.directory):
             self._module.eval()
             loss, *outputs = _tuple(self._module(*feeds))
-        named = dict(zip(self._manifest.outputs, outputs, strict=True))
+        names = (*self._manifest.outputs, *self._manifest.extra_outputs)
+        named = dict(zip(names, outputs, strict=True))
         return Evaluation(float(loss), named)
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = True) -> None:

@@ -14,36 +14,36 @@ from onnx_structdrop.graph.sites import find_sites
 from onnx_structdrop.training.manifest import Ratio
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from onnx_structdrop.training.schedule import Schedule
 
-__all__ = ["check_stages", "ratios_of", "split_by_stage"]
+__all__ = ["check_stages", "node_stages", "ratios_of", "split_by_stage"]
 
 
-def node_stages(model: ir.Model) -> list[tuple[ir.Node, int | None]]:
-    """Return every dropout node with the stage of the site that it stands behind.
+def node_stages(model: ir.Model) -> dict[str, int | None]:
+    """Return the stage of the site that each dropout node stands behind, by the node's output.
 
     A node behind what is no site, as where it was written by hand, has no stage.
     """
     stages = {(site.scope, site.value): site.stage for site in find_sites(model)}
-    nodes = []
-    for scope, node in dropout_nodes(model):
-        data = node.inputs[0] if node.inputs else None
-        nodes.append((node, None if data is None else stages.get((scope, data.name or ""))))
-    return nodes
+    return {
+        _output(node): stages.get((scope, _name(node.inputs[0])))
+        for scope, node in dropout_nodes(model)
+    }
 
 
-def split_by_stage(model: ir.Model) -> None:
+def split_by_stage(model: ir.Model, stages_of: Mapping[str, int | None]) -> None:
     """Give the nodes of each stage a ratio that no other stage has.
 
     `insert` gives all nodes of one call one ratio. Here initializers that drive several stages
     are copied, under names such as ``structdrop_ratio_stage3``. The model is changed.
     """
     users: dict[ir.Value, dict[int | None, list[ir.Node]]] = {}
-    for node, stage in node_stages(model):
+    for _, node in dropout_nodes(model):
         ratio = node.inputs[1]
         if ratio is not None and ratio.is_initializer():
+            stage = stages_of[_output(node)]
             users.setdefault(ratio, {}).setdefault(stage, []).append(node)
     names = Names(model)
     for ratio, stages in users.items():
@@ -60,7 +60,9 @@ def split_by_stage(model: ir.Model) -> None:
             del ratio.graph.initializers[ratio.name or ""]
 
 
-def ratios_of(model: ir.Model, names: Collection[str]) -> tuple[Ratio, ...]:
+def ratios_of(
+    model: ir.Model, names: Collection[str], stages_of: Mapping[str, int | None]
+) -> tuple[Ratio, ...]:
     """Return what the named initializers drive.
 
     Raises
@@ -71,9 +73,9 @@ def ratios_of(model: ir.Model, names: Collection[str]) -> tuple[Ratio, ...]:
     rates: dict[str, float] = {}
     stages: dict[str, list[int | None]] = {name: [] for name in names}
     nodes: dict[str, list[str]] = {name: [] for name in names}
-    for node, stage in node_stages(model):
-        ratio = node.inputs[1]
-        name = "" if ratio is None else ratio.name or ""
+    for _, node in dropout_nodes(model):
+        ratio, stage = node.inputs[1], stages_of.get(_output(node))
+        name = _name(ratio)
         if ratio is None or name not in stages:
             continue
         if ratio.const_value is None or ratio.const_value.size != 1:
@@ -113,6 +115,14 @@ def check_stages(schedule: Schedule, ratios: Iterable[Ratio]) -> None:
                 "different factors; give generate_artifacts this schedule, so that each gets one"
             )
         schedule.check(ratio.rate, ratio.stages[0])
+
+
+def _name(value: ir.Value | None) -> str:
+    return "" if value is None else value.name or ""
+
+
+def _output(node: ir.Node) -> str:
+    return _name(node.outputs[0])
 
 
 def _text(stages: Iterable[int | None]) -> str:
