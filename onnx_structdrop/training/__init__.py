@@ -12,6 +12,7 @@ from onnx_structdrop.training.finish import finish
 from onnx_structdrop.training.gradients import register_gradients
 from onnx_structdrop.training.history import History, accuracy, fit
 from onnx_structdrop.training.manifest import Manifest
+from onnx_structdrop.training.opening import open_session
 from onnx_structdrop.training.preparation import Change, Prepared, prepare
 from onnx_structdrop.training.runtime import training_available
 from onnx_structdrop.training.schedule import Schedule
@@ -30,6 +31,7 @@ __all__ = [
     "finish",
     "fit",
     "generate_artifacts",
+    "open_session",
     "prepare",
     "register_gradients",
     "training_available",
