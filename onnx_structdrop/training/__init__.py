@@ -11,6 +11,7 @@ from onnx_structdrop.training.feeds import Evaluation
 from onnx_structdrop.training.finish import finish
 from onnx_structdrop.training.gradients import register_gradients
 from onnx_structdrop.training.manifest import Manifest
+from onnx_structdrop.training.parallel import LocalSGD
 from onnx_structdrop.training.preparation import Change, Prepared, prepare
 from onnx_structdrop.training.runtime import training_available
 from onnx_structdrop.training.schedule import Schedule
@@ -20,6 +21,7 @@ __all__ = [
     "Artifacts",
     "Change",
     "Evaluation",
+    "LocalSGD",
     "Manifest",
     "Prepared",
     "Schedule",
