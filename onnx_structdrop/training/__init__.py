@@ -13,6 +13,7 @@ from onnx_structdrop.training.gradients import register_gradients
 from onnx_structdrop.training.history import History, accuracy, fit
 from onnx_structdrop.training.manifest import Manifest
 from onnx_structdrop.training.opening import open_session
+from onnx_structdrop.training.parallel import LocalSGD
 from onnx_structdrop.training.preparation import Change, Prepared, prepare
 from onnx_structdrop.training.runtime import training_available
 from onnx_structdrop.training.schedule import Schedule
@@ -23,6 +24,7 @@ __all__ = [
     "Change",
     "Evaluation",
     "History",
+    "LocalSGD",
     "Manifest",
     "Prepared",
     "Schedule",

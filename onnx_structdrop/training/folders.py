@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
 import os
 import secrets
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 __all__ = ["absolute", "check_target", "new_folder"]
+
+_CURRENT_FOLDER = -100
+_EXCHANGE = 2  # of Linux' renameat2
 
 
 def absolute(path: str | os.PathLike[str], what: str) -> Path:
@@ -63,8 +69,9 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give a temporary folder beside `target` that takes its place when the block ends in order.
 
-    On any exception it is removed, and what was at `target` stays. A folder that is replaced is
-    set aside first and removed last: a crash in between leaves it under a hidden name beside.
+    On any exception it is removed, and what was at `target` stays. On Linux the two change places
+    at once, so that not even a crash leaves `target` empty; elsewhere the old one is set aside
+    first, and a crash in between leaves it beside under a hidden name.
 
     Raises
     ------
@@ -72,29 +79,53 @@ def new_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         `target` may not be written, or the disk does not take it.
     """
     check_target(target, overwrite=overwrite)
-    work = target.with_name(f".{target.name}-{secrets.token_hex(6)}.tmp")
-    aside = target.with_name(f".{target.name}-{secrets.token_hex(6)}.old")
+    work = _hidden(target)
     try:
         work.mkdir()
         yield work
         for path in (*sorted(work.iterdir()), work):
             _flush(path)
         check_target(target, overwrite=overwrite)
-        if target.exists():
-            target.rename(aside)
-        try:
+        if not target.exists():
             work.rename(target)
-        except OSError:
-            if aside.exists():
-                aside.rename(target)
-            raise
+        elif not _exchanged(work, target):
+            _replace(work, target)
         _flush(target.parent)
     except OSError as error:
         raise OutputError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        if target.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _hidden(target: Path) -> Path:
+    return target.with_name(f".{target.name}-{secrets.token_hex(6)}.tmp")
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Have two folders change places at once; whether the system can do that."""
+    if not sys.platform.startswith("linux"):
+        return False
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "renameat2"):
+        return False
+    paths = (os.fsencode(one), os.fsencode(other))
+    if libc.renameat2(_CURRENT_FOLDER, paths[0], _CURRENT_FOLDER, paths[1], _EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+        return False  # not on this file system
+    raise OSError(code, os.strerror(code), str(other))
+
+
+def _replace(work: Path, target: Path) -> None:
+    aside = _hidden(target)
+    target.rename(aside)
+    try:
+        work.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

@@ -14,7 +14,14 @@ import numpy as np
 import onnx
 
 from onnx_structdrop import native as kernels
-from onnx_structdrop.errors import ArgumentError, ArgumentTypeError, ModelError, NativeLibraryError
+from onnx_structdrop.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ModelError,
+    NativeLibraryError,
+    StructDropError,
+    TrainingError,
+)
 from onnx_structdrop.training import manifest as files
 from onnx_structdrop.training.artifacts import Artifacts, write_parameters
 from onnx_structdrop.training.feeds import Evaluation, arrange, check_labels
@@ -230,13 +237,13 @@ class TrainingSession:
         ArgumentError, ArgumentTypeError
             A name, shape or element type is wrong, a label is none of the classes, or the
             schedule leaves [0, 1). Nothing was changed.
-        ModelError
+        TrainingError
             onnxruntime failed in the run. The masks of later steps are then not those of a run
             without the failure.
         """
         feeds = self._feeds(inputs, labels)
         self._drive()
-        with _runtime_errors(self._artifacts.directory):
+        with _runtime_errors(self._artifacts.directory, TrainingError):
             self._module.train()
             results = _tuple(self._module(*feeds))
             self._optimizer.step()
@@ -365,13 +372,13 @@ def _options(threads: int | None, *, native: bool) -> Any:
 
 
 @contextlib.contextmanager
-def _runtime_errors(where: Path) -> Iterator[None]:
-    """Turn what onnxruntime raises, which has no class in common, into a `ModelError`."""
+def _runtime_errors(where: Path, kind: type[StructDropError] = ModelError) -> Iterator[None]:
+    """Turn what onnxruntime raises, which has no class in common, into an error of ours."""
     try:
         yield
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ModelError(f"{where}: onnxruntime: {reason}") from error
+        raise kind(f"{where}: onnxruntime: {reason}") from error
 
 
 @contextlib.contextmanager
