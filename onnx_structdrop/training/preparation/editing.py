@@ -82,6 +82,10 @@ class Editing:
             self._shapes = Shapes(self.model, Dataflow(self.model).scopes)
         return self._shapes.dims(value)
 
+    def forget_shapes(self) -> None:
+        """Have shapes inferred anew, since more of them can be known now."""
+        self._shapes = None
+
     def rank(self, value: ir.Value | None) -> int | None:
         """Return the rank of a value, or None where it is unknown."""
         dims = self.dims(value)

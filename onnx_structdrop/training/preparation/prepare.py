@@ -8,6 +8,7 @@ from onnx_structdrop.errors import ArgumentError
 from onnx_structdrop.graph.convert import ModelT, as_ir, like
 from onnx_structdrop.graph.mode import reseed
 from onnx_structdrop.training.preparation.activations import rewrite_activations
+from onnx_structdrop.training.preparation.arithmetic import fold_constants
 from onnx_structdrop.training.preparation.calls import inline_calls
 from onnx_structdrop.training.preparation.editing import Editing
 from onnx_structdrop.training.preparation.nodes import complete_nodes
@@ -96,6 +97,7 @@ def prepare(
         opset = editing.opset = max(opset, batch_norm_opset(editing))
     inline_calls(editing)
     check_graph(result)
+    fold_constants(editing)
     untie(editing)
     lift_constants(editing)
     parameters = find_parameters(editing.graph)
