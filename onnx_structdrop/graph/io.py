@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from onnx_structdrop.errors import ArgumentError, ArgumentTypeError, ModelError, OutputError
-from onnx_structdrop.graph.convert import as_ir, from_proto, to_proto
+from onnx_structdrop.graph.convert import as_ir, from_proto, outlined, to_proto
 from onnx_structdrop.graph.files.atomic import Replacement
 from onnx_structdrop.graph.files.external import (
     check_model_references,
@@ -25,14 +26,13 @@ from onnx_structdrop.graph.files.external import (
     total_size,
     write_data,
 )
+from onnx_structdrop.graph.files.stream import UnevenError, fits, pieces
 from onnx_structdrop.graph.files.tensors import proto_tensors
 from onnx_structdrop.graph.files.wellformed import check_header, check_text, one_line, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
-
-    import onnx_ir as ir
 
 __all__ = ["load", "save"]
 
@@ -143,6 +143,10 @@ def save(
             check_header(model)
             _write(target, lambda _: _serialise(model, target))
             return
+        if name is None and isinstance(model, ir.Model):
+            if fits(model, _PROTO_LIMIT - _STRUCTURE):
+                _stream(model, target)
+                return
         private = as_ir(model)
         check_model_references(private)
         files = data_files(private)
@@ -238,11 +242,32 @@ def _serialise(proto: onnx.ModelProto, target: Path) -> bytes:
     with suppress(EncodeError, ValueError):
         content = proto.SerializeToString()
     if not 0 < len(content) <= _PROTO_LIMIT:
-        raise OutputError(
-            f"cannot write {_shown(target)}: the model is larger than the {_PROTO_LIMIT} bytes "
-            "that an ONNX file can have; give external_data a file name"
-        )
+        raise _too_large(target)
     return content
+
+
+def _too_large(target: Path) -> OutputError:
+    return OutputError(
+        f"cannot write {_shown(target)}: the model is larger than the {_PROTO_LIMIT} bytes "
+        "that an ONNX file can have; give external_data a file name"
+    )
+
+
+def _stream(model: ir.Model, target: Path) -> None:
+    """Write a model without its weights being in memory twice."""
+    size, content = pieces(*outlined(model))
+    if size > _PROTO_LIMIT:
+        raise _too_large(target)
+    with Replacement() as replacement:
+        file = replacement.create(target)
+        try:
+            file.writelines(content)
+        except UnevenError:
+            # Such a weight is broken, but is what was given: the model is written all the same.
+            file.seek(0)
+            file.truncate()
+            file.write(_serialise(to_proto(model), target))
+        replacement.commit()
 
 
 def _write(target: Path, content: Callable[[Replacement], bytes]) -> None:
