@@ -32,7 +32,6 @@ version 10, where functions have no value_info, theirs moves to the graph under 
 
 from __future__ import annotations
 
-import copy
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -101,8 +100,9 @@ def as_ir(model: onnx.ModelProto | ir.Model) -> ir.Model:
         produced = (output for node in graph for output in node.outputs)
         for value in (*graph.inputs, *graph.initializers.values(), *produced):
             # Setting Value.dtype writes into the type object, which clone() shares.
-            if isinstance(value.type, (ir.TensorType, ir.SparseTensorType)):
-                value.type = copy.copy(value.type)
+            kind = value.type
+            if isinstance(kind, (ir.TensorType, ir.SparseTensorType)):
+                value.type = type(kind)(kind.dtype, denotation=kind.denotation)
     return private
 
 

@@ -100,7 +100,7 @@ class StochasticNode:
         Numbers of type float32 are the shortest that stand for them, such as 0.1, and what
         attributes of this package encode is spelled out, such as ``"valid"``.
         """
-        fields = {
+        fields: dict[str, Any] = {
             "twins" if name == "alike" else name: self.twins if name == "alike" else value
             for name, value in asdict(self).items()
         }

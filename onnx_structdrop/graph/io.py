@@ -26,6 +26,7 @@ from onnx_structdrop.graph.files.external import (
     total_size,
     write_data,
 )
+from onnx_structdrop.graph.files.parsing import parse
 from onnx_structdrop.graph.files.stream import UnevenError, fits, pieces
 from onnx_structdrop.graph.files.tensors import proto_tensors
 from onnx_structdrop.graph.files.wellformed import check_header, check_text, one_line, quoted
@@ -39,8 +40,8 @@ __all__ = ["load", "save"]
 _PROTO_LIMIT = 2**31 - 1
 """Size in bytes that protobuf allows a message."""
 
-_STRUCTURE = 16 * 2**20
-"""Room kept for everything but weights when deciding whether a model fits into one file."""
+_WEIGHTS_LIMIT = _PROTO_LIMIT - 16 * 2**20
+"""Size of the weights of a model that fits into one file: there is room for all else."""
 
 _OTHER_FORMATS = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself; run git lfs pull"),
@@ -52,6 +53,8 @@ _OTHER_FORMATS = (
     (0, b"{", "JSON text"),
     (0, b"<", "XML or HTML text"),
 )
+
+_LONGEST_MAGIC = max(place + len(magic) for place, magic, _ in _OTHER_FORMATS)
 
 _SYSTEM_FOLDERS = (("/", "dev"), ("/", "proc"))
 
@@ -143,15 +146,14 @@ def save(
             check_header(model)
             _write(target, lambda _: _serialise(model, target))
             return
-        if name is None and isinstance(model, ir.Model):
-            if fits(model, _PROTO_LIMIT - _STRUCTURE):
-                _stream(model, target)
-                return
+        if name is None and isinstance(model, ir.Model) and fits(model, _WEIGHTS_LIMIT):
+            _stream(model, target)
+            return
         private = as_ir(model)
         check_model_references(private)
         files = data_files(private)
         _check_not_data(target, files)
-        if name is None and (files or total_size(private) > _PROTO_LIMIT - _STRUCTURE):
+        if name is None and (files or total_size(private) > _WEIGHTS_LIMIT):
             name = _default_data_name(files, target)
         if name is None:
             _write(target, lambda _: _serialise(to_proto(private), target))
@@ -207,24 +209,23 @@ def _parse(source: Path) -> onnx.ModelProto:
                 f"{shown} has {status.st_size} bytes, but an ONNX file cannot have more than "
                 f"{_PROTO_LIMIT}: larger models keep their weights in external data"
             )
-        content = source.read_bytes()
+        with source.open("rb") as file:
+            start = file.read(_LONGEST_MAGIC)
+            if not start:
+                raise ModelError(f"{shown} is empty")
+            for place, magic, what in _OTHER_FORMATS:
+                if start.startswith(magic, place):
+                    raise ModelError(f"{shown} is not an ONNX model: it looks like {what}")
+            file.seek(0)
+            return parse(file, status.st_size)
     except FileNotFoundError:
         raise ModelError(f"{shown} does not exist") from None
     except OSError as error:
         raise ModelError(f"cannot read {shown}: {error.strerror}") from None
-    if not content:
-        raise ModelError(f"{shown} is empty")
-    for start, magic, what in _OTHER_FORMATS:
-        if content.startswith(magic, start):
-            raise ModelError(f"{shown} is not an ONNX model: it looks like {what}")
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(content)
     except DecodeError as error:
         raise ModelError(
             f"{shown} is not an ONNX model, or is truncated: {one_line(error)}"
         ) from None
-    return proto
 
 
 def _is_self_contained(model: onnx.ModelProto) -> bool:
@@ -234,7 +235,7 @@ def _is_self_contained(model: onnx.ModelProto) -> bool:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             return False
         size += tensor.ByteSize()
-    return size <= _PROTO_LIMIT - _STRUCTURE
+    return size <= _WEIGHTS_LIMIT
 
 
 def _serialise(proto: onnx.ModelProto, target: Path) -> bytes:

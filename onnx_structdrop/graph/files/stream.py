@@ -14,10 +14,10 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]
 
-from onnx_structdrop.graph.files.tensors import ProtoTensor, is_unloaded, tensor_slots
+from onnx_structdrop.graph.files.tensors import ProtoTensor, is_unloaded, subgraphs_of, tensor_slots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["Outline", "UnevenError", "fits", "hollow", "pieces"]
 
@@ -87,17 +87,8 @@ def _is_in_order(graph: ir.Graph, known: set[ir.Value]) -> bool:
     for node in graph:
         if any(value is not None and value not in known for value in node.inputs):
             return False
-        for attribute in node.attributes.values():
-            if attribute.is_ref():
-                continue
-            if attribute.type == ir.AttributeType.GRAPH:
-                inner: Iterable[ir.Graph] = (attribute.as_graph(),)
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                inner = attribute.as_graphs()
-            else:
-                continue
-            if not all(_is_in_order(subgraph, known) for subgraph in inner):
-                return False
+        if not all(_is_in_order(subgraph, known) for subgraph in subgraphs_of(node)):
+            return False
         known.update(node.outputs)
     return known.issuperset(graph.outputs)
 
@@ -111,25 +102,31 @@ def hollow(tensor: ir.TensorProtocol | None) -> ProtoTensor | None:
         What an initializer holds. It is not changed.
     """
     if type(tensor) is ir.Tensor:
+        if not _is_large(tensor):
+            return None
         header = onnx.TensorProto(name=tensor.name, doc_string=tensor.doc_string or None)
-    elif isinstance(tensor, ir.TensorProtoTensor) and _is_raw(tensor.raw):
+    elif isinstance(tensor, ir.TensorProtoTensor):
+        if not (_is_large(tensor) and _is_raw(tensor.raw)):
+            return None
         raw = tensor.raw
         header = onnx.TensorProto(name=raw.name, metadata_props=raw.metadata_props)
         if raw.HasField("doc_string"):
             header.doc_string = raw.doc_string
     else:
         return None
-    dtype = tensor.dtype
-    if dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING) or dtype.bitwidth < 8:
-        return None
-    if tensor.nbytes < _LARGE:
-        return None
-    header.data_type = int(dtype)
+    header.data_type = int(tensor.dtype)
     header.dims.extend(tensor.shape.numpy())
     empty = ProtoTensor(header)
     empty.metadata_props.clear()
     empty.metadata_props.update(tensor.metadata_props)
     return empty
+
+
+def _is_large(tensor: ir.TensorProtocol) -> bool:
+    dtype = tensor.dtype
+    if dtype in (ir.DataType.UNDEFINED, ir.DataType.STRING) or dtype.bitwidth < 8:
+        return False
+    return tensor.nbytes >= _LARGE
 
 
 def _is_raw(proto: onnx.TensorProto) -> bool:
@@ -229,7 +226,7 @@ def _read(message: bytes, position: int) -> tuple[int, int]:
         byte = message[position]
         position += 1
         value |= (byte & 0x7F) << shift
-        if byte < 0x80:  # noqa: PLR2004 - the last one
+        if byte < 0x80:
             return value, position
         shift += 7
 
@@ -240,7 +237,7 @@ def _tag(number: int) -> bytes:
 
 def _number(value: int) -> bytes:
     written = bytearray()
-    while value >= 0x80:  # noqa: PLR2004 - seven bits a byte
+    while value >= 0x80:
         written.append(value & 0x7F | 0x80)
         value >>= 7
     written.append(value)

@@ -99,8 +99,10 @@ def _is_settled(value: ir.Value) -> bool:
     if not value.name:
         return True
     shape = value.shape
-    return isinstance(value.type, ir.TensorType) and value.dtype != ir.DataType.UNDEFINED and (
-        shape is not None and all(isinstance(size, int) for size in shape)
+    return (
+        isinstance(value.type, ir.TensorType)
+        and value.dtype != ir.DataType.UNDEFINED
+        and (shape is not None and all(isinstance(size, int) for size in shape))
     )
 
 
