@@ -40,8 +40,8 @@ __all__ = ["load", "save"]
 _PROTO_LIMIT = 2**31 - 1
 """Size in bytes that protobuf allows a message."""
 
-_WEIGHTS_LIMIT = _PROTO_LIMIT - 16 * 2**20
-"""Size of the weights of a model that fits into one file: there is room for all else."""
+_STRUCTURE = 16 * 2**20
+"""Room kept for everything but weights when deciding whether a model fits into one file."""
 
 _OTHER_FORMATS = (
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself; run git lfs pull"),
@@ -146,14 +146,15 @@ def save(
             check_header(model)
             _write(target, lambda _: _serialise(model, target))
             return
-        if name is None and isinstance(model, ir.Model) and fits(model, _WEIGHTS_LIMIT):
+        limit = _PROTO_LIMIT - _STRUCTURE
+        if name is None and isinstance(model, ir.Model) and fits(model, limit):
             _stream(model, target)
             return
         private = as_ir(model)
         check_model_references(private)
         files = data_files(private)
         _check_not_data(target, files)
-        if name is None and (files or total_size(private) > _WEIGHTS_LIMIT):
+        if name is None and (files or total_size(private) > limit):
             name = _default_data_name(files, target)
         if name is None:
             _write(target, lambda _: _serialise(to_proto(private), target))
@@ -235,7 +236,7 @@ def _is_self_contained(model: onnx.ModelProto) -> bool:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             return False
         size += tensor.ByteSize()
-    return size <= _WEIGHTS_LIMIT
+    return size <= _PROTO_LIMIT - _STRUCTURE
 
 
 def _serialise(proto: onnx.ModelProto, target: Path) -> bytes:
