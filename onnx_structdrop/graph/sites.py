@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from onnx_structdrop.graph.collector import uncollected
 from onnx_structdrop.graph.convert import as_ir
 from onnx_structdrop.graph.topology.blocks import Blocks
 from onnx_structdrop.graph.topology.chains import Chains
@@ -96,6 +97,7 @@ class _Found:
     owner: int | None
 
 
+@uncollected()
 def find_sites(model: onnx.ModelProto | ir.Model) -> list[Site]:
     """Return every place where structured dropout fits, in execution order.
 

@@ -46,6 +46,10 @@ class Shapes:
         self._infos: dict[ir.Value, onnx.TypeProto] = {}
         self._dims: dict[ir.Value, tuple[Dim, ...] | None] = {}
         self._symbols = _symbols(model)
+        scopes = list(scopes)
+        if all(_is_settled(value) for scope in scopes for node in scope.nodes
+               for value in node.outputs):  # fmt: skip
+            return
         inferred = _infer(model)
         tables: dict[_Key, _Infos] = {}
         if inferred is not None:
@@ -88,6 +92,18 @@ class Shapes:
             return int(dim.dim_value)
         # Inference invents names for sizes it cannot tell; those say nothing.
         return dim.dim_param if dim.dim_param in self._symbols else None
+
+
+def _is_settled(value: ir.Value) -> bool:
+    """Tell whether inference has nothing to add: it never contradicts a size that is given."""
+    if not value.name:
+        return True
+    shape = value.shape
+    return (
+        isinstance(value.type, ir.TensorType)
+        and value.dtype != ir.DataType.UNDEFINED
+        and (shape is not None and all(isinstance(size, int) for size in shape))
+    )
 
 
 def _symbols(model: ir.Model) -> set[str]:
