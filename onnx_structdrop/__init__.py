@@ -114,7 +114,7 @@ _EXPORTS = {
         "SiteError",
         "StructDropError",
         "TrainingError",
-    "TrainingError",
+        "TrainingError",
         "UnsupportedModelError",
     ),
     ".graph.clean": (
