@@ -93,6 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     verify.epilog = _VERIFY_EPILOG
     _verify(verify)
     _plot(command("plot", "plot", "Draw the sites of a model, or masks over feature maps."), common)
+    _train(command("train", "train", "Train an exported CNN on digits, dropout on a schedule."))
     _bench(command("bench", "bench", "Time the operators against what else there is."))
     groups.json_output(command("info", "info", "Show versions, providers and what is supported."))
     _demo(command("demo", "demo", "Run everything once on a ResNet that comes with the package."))
@@ -257,6 +258,56 @@ def _demo(parser: argparse.ArgumentParser) -> None:
         default="structdrop-demo",
         help="folder for models and pictures (default: structdrop-demo)",
     )
+
+
+def _train(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        type=values.file,
+        metavar="MODEL",
+        nargs="?",
+        help="ONNX file with one image as input and ten classes as output (default: a ResNet with "
+        "batch normalisation for 16x16 images, which comes with the package)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        default="structdrop-train",
+        help="folder for artifacts, checkpoint, model and picture (default: structdrop-train)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="DIR",
+        help="train with the artifacts of an earlier run instead of making them; this works with "
+        "the plain onnxruntime, too",
+    )
+    groups.spec(parser, "what to insert (default: DropBlock2D, rate 0.2, block size 3)")
+    groups.filters(parser, "insert at (default: those of --placement paper)")
+    group = parser.add_argument_group("training")
+    group.add_argument("--no-dropout", action="store_true", help="train the model as it is")
+    group.add_argument(
+        "--schedule",
+        choices=("linear", "cosine", "constant"),
+        default="linear",
+        help="course of the ratios from 0 to the rate over the run (default: linear)",
+    )
+    group.add_argument(
+        "--batch-norm",
+        choices=("train", "frozen"),
+        default="train",
+        help="normalise with the statistics of the batch (default), or with those of the file",
+    )
+    group.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
+    group.add_argument("--learning-rate", type=float, default=0.002, help="default: 0.002")
+    group.add_argument("--steps", type=int, default=400, help="default: 400")
+    group.add_argument("--batch", type=int, default=32, help="images in a step (default: 32)")
+    group.add_argument(
+        "--images", type=int, default=1000, help="images to train on, of 1,797 (default: 1000)"
+    )
+    group.add_argument("--seed", type=int, default=0, help="of masks, order and split (default: 0)")
+    groups.json_output(parser)
 
 
 def _bench(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,9 @@ from onnx_structdrop.training.artifacts import Artifacts, generate_artifacts
 from onnx_structdrop.training.feeds import Evaluation
 from onnx_structdrop.training.finish import finish
 from onnx_structdrop.training.gradients import register_gradients
+from onnx_structdrop.training.history import History, accuracy, fit
 from onnx_structdrop.training.manifest import Manifest
+from onnx_structdrop.training.opening import open_session
 from onnx_structdrop.training.parallel import LocalSGD
 from onnx_structdrop.training.preparation import Change, Prepared, prepare
 from onnx_structdrop.training.runtime import training_available
@@ -21,13 +23,17 @@ __all__ = [
     "Artifacts",
     "Change",
     "Evaluation",
+    "History",
     "LocalSGD",
     "Manifest",
     "Prepared",
     "Schedule",
     "TrainingSession",
+    "accuracy",
     "finish",
+    "fit",
     "generate_artifacts",
+    "open_session",
     "prepare",
     "register_gradients",
     "training_available",

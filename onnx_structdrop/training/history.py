@@ -12,6 +12,8 @@ from onnx_structdrop.errors import ArgumentError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from onnx_structdrop.training.feeds import Evaluation
+
 __all__ = ["History", "Trainable", "accuracy", "fit"]
 
 
@@ -20,13 +22,17 @@ class Trainable(Protocol):
 
     @property
     def ratios(self) -> Mapping[str, float]:
-        """The ratio that each group of nodes has in the step that comes next."""
+        """The ratio that each parameter for one holds now."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps were made."""
 
     def step(self, inputs: Any, labels: Any) -> float:
         """Train on one batch and return its loss."""
 
-    def evaluate(self, inputs: Any) -> tuple[np.ndarray, ...]:
-        """Return the outputs in inference form."""
+    def evaluate(self, inputs: Any, labels: Any) -> Evaluation:
+        """Return loss and outputs in inference form."""
 
 
 @dataclasses.dataclass
@@ -66,7 +72,7 @@ def accuracy(session: Trainable, images: np.ndarray, labels: np.ndarray, size: i
     Parameters
     ----------
     session
-        Whose first output holds one number for each class on axis 1.
+        A `TrainingSession` or a `StockTrainer`; its first output has the classes on axis 1.
     images, labels
         Of equal length; labels hold a class each, or one for each place of a map.
     size
@@ -75,7 +81,8 @@ def accuracy(session: Trainable, images: np.ndarray, labels: np.ndarray, size: i
     found = 0
     for start in range(0, len(images), size):
         part = slice(start, start + size)
-        found += int((session.evaluate(images[part])[0].argmax(1) == labels[part]).sum())
+        outputs = session.evaluate(images[part], labels[part]).outputs
+        found += int((next(iter(outputs.values())).argmax(1) == labels[part]).sum())
     return found / labels.size
 
 
@@ -85,7 +92,6 @@ def fit(
     *,
     sets: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
     every: int = 0,
-    first: int = 0,
     told: Callable[[History], None] | None = None,
 ) -> History:
     """Train on batches and write down how it goes.
@@ -100,8 +106,6 @@ def fit(
         Images and labels by name; the accuracy on each is taken.
     every
         Steps between two evaluations; 0 for one at the end only.
-    first
-        Number of the first step, where a run goes on.
     told
         Called after each step.
 
@@ -116,10 +120,9 @@ def fit(
         The loss is not finite any more.
     """
     history = History()
-    step = first
+    first = session.steps
     for inputs, labels in batches:
-        for name, ratio in session.ratios.items():
-            history.ratios.setdefault(name, []).append(float(ratio))
+        step = session.steps
         loss = float(session.step(inputs, labels))
         if not np.isfinite(loss):
             raise ArgumentError(
@@ -128,18 +131,19 @@ def fit(
             )
         history.steps.append(step)
         history.loss.append(loss)
-        step += 1
-        if sets and every and (step - first) % every == 0:
-            history.evaluations.append(_evaluated(session, sets, step))
+        for name, ratio in session.ratios.items():
+            history.ratios.setdefault(name, []).append(float(ratio))
+        if sets and every and (session.steps - first) % every == 0:
+            history.evaluations.append(_evaluated(session, sets))
         if told is not None:
             told(history)
-    if sets and (not history.evaluations or history.evaluations[-1]["step"] != step):
-        history.evaluations.append(_evaluated(session, sets, step))
+    if sets and (not history.evaluations or history.evaluations[-1]["step"] != session.steps):
+        history.evaluations.append(_evaluated(session, sets))
     return history
 
 
 def _evaluated(
-    session: Trainable, sets: Mapping[str, tuple[np.ndarray, np.ndarray]], step: int
+    session: Trainable, sets: Mapping[str, tuple[np.ndarray, np.ndarray]]
 ) -> dict[str, float]:
     found = {name: accuracy(session, *pair) for name, pair in sets.items()}
-    return {"step": step, **found}
+    return {"step": session.steps, **found}

@@ -8,28 +8,31 @@ import numpy as np
 import pytest
 
 import onnx_structdrop as sd
+from onnx_structdrop.training.feeds import Evaluation
 from onnx_structdrop.training.history import History, accuracy, fit
 
 
 class Counting:
     """A session whose loss falls by one in each step, and that always finds class 1."""
 
-    def __init__(self, losses):
+    def __init__(self, losses, steps=0):
         self.losses = iter(losses)
         self.count = 0
+        self.steps = steps
 
     @property
     def ratios(self):
-        return {"stage 3": 0.1 * self.count, "stage 4": 0.4}
+        return {"stage 3": 0.1 * (self.count - 1), "stage 4": 0.4}
 
     def step(self, inputs, labels):
         self.count += 1
+        self.steps += 1
         return next(self.losses)
 
-    def evaluate(self, inputs):
+    def evaluate(self, inputs, labels):
         scores = np.zeros((len(inputs), 3), np.float32)
         scores[:, 1] = 1
-        return (scores,)
+        return Evaluation(0.0, {"scores": scores})
 
 
 BATCH = (np.zeros((2, 4), np.float32), np.zeros(2, int))
@@ -39,7 +42,7 @@ SETS = {"clean": (np.zeros((8, 4), np.float32), np.array([1, 1, 1, 0, 2, 1, 1, 1
 def test_steps_losses_ratios_and_evaluations():
     told = []
     history = fit(
-        Counting([5.0, 4.0, 3.0]), [BATCH] * 3, sets=SETS, every=2, first=10,
+        Counting([5.0, 4.0, 3.0], 10), [BATCH] * 3, sets=SETS, every=2,
         told=lambda history: told.append(len(history.steps)),
     )  # fmt: skip
     assert history.steps == [10, 11, 12]
@@ -70,8 +73,9 @@ def test_a_loss_that_is_not_finite(loss):
 
 def test_accuracy_of_maps():
     class Maps:
-        def evaluate(self, inputs):
-            return (np.stack([inputs[:, 0], 1 - inputs[:, 0]], axis=1),)
+        def evaluate(self, inputs, labels):
+            scores = np.stack([inputs[:, 0], 1 - inputs[:, 0]], axis=1)
+            return Evaluation(0.0, {"map": scores})
 
     images = np.array([[[[0.0, 1.0], [0.0, 0.0]]]], np.float32)
     assert accuracy(Maps(), images, np.array([[[1, 0], [1, 0]]])) == 0.75

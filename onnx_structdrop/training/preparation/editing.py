@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from onnx_structdrop.errors import UnsupportedModelError
+from onnx_structdrop.errors import ModelError, UnsupportedModelError
 from onnx_structdrop.graph.names import Names
 from onnx_structdrop.graph.scopes import default_opset
 from onnx_structdrop.graph.topology.dataflow import Dataflow
@@ -16,13 +16,13 @@ from onnx_structdrop.graph.topology.shapes import Shapes
 from onnx_structdrop.training.preparation.report import Change
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy.typing as npt
 
     from onnx_structdrop.graph.topology.shapes import Dim
 
-__all__ = ["Editing", "Emitter", "label", "refuse"]
+__all__ = ["Editing", "Emitter", "attribute", "label", "refuse"]
 
 _AXES_ARE_INPUTS_SINCE = 18
 
@@ -82,6 +82,10 @@ class Editing:
             self._shapes = Shapes(self.model, Dataflow(self.model).scopes)
         return self._shapes.dims(value)
 
+    def forget_shapes(self) -> None:
+        """Have shapes inferred anew, since more of them can be known now."""
+        self._shapes = None
+
     def rank(self, value: ir.Value | None) -> int | None:
         """Return the rank of a value, or None where it is unknown."""
         dims = self.dims(value)
@@ -103,7 +107,7 @@ class Editing:
     def copy_of(self, value: ir.Value, name: str) -> ir.Value:
         """Add another initializer with the content of one."""
         if value.const_value is None:
-            raise ValueError(f"{value.name!r} is no initializer")
+            raise ModelError(f"{value.name!r} has no data")
         return self.initializer(value.const_value.numpy().copy(), name, None)
 
     def emit(self, place: ir.Node) -> Emitter:
@@ -113,15 +117,18 @@ class Editing:
     def replace(self, node: ir.Node, result: ir.Value) -> None:
         """Let `result` take the place and the name of a node's first output; remove the node."""
         old = node.outputs[0]
+        known = self.dims(old)
         if old.type is not None:
-            result.type, result.shape = copy.copy(old.type), old.shape
+            result.type = copy.copy(old.type)
+        if old.shape is not None:
+            result.shape = old.shape
         result.metadata_props.update(old.metadata_props)
         result.doc_string = old.doc_string
         old.replace_all_uses_with(result, replace_graph_outputs=True)
         self.graph.remove(node, safe=True)
         result.name, old.name = old.name, None
-        if self._shapes is not None and (dims := self._shapes.dims(old)) is not None:
-            result.shape = ir.Shape(dims)
+        if result.shape is None and known is not None:
+            result.shape = ir.Shape(known)
 
 
 class Emitter:
@@ -181,8 +188,3 @@ def attribute(node: ir.Node, name: str, default: Any) -> Any:
     """Return an attribute's value."""
     found = node.attributes.get(name)
     return default if found is None or found.is_ref() else found.value
-
-
-def given(node: ir.Node) -> Mapping[str, Any]:
-    """Return the values of all attributes that a node spells out."""
-    return {name: value.value for name, value in node.attributes.items() if not value.is_ref()}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import onnx_ir as ir
-
 from onnx_structdrop.errors import ArgumentError
 from onnx_structdrop.graph.convert import ModelT, as_ir, like
 from onnx_structdrop.graph.mode import reseed
+from onnx_structdrop.training.preparation.activations import rewrite_activations
+from onnx_structdrop.training.preparation.arithmetic import fold_constants
+from onnx_structdrop.training.preparation.calls import inline_calls
 from onnx_structdrop.training.preparation.editing import Editing
 from onnx_structdrop.training.preparation.nodes import complete_nodes
 from onnx_structdrop.training.preparation.norms import (
@@ -23,7 +24,11 @@ from onnx_structdrop.training.preparation.parameters import (
     lift_constants,
 )
 from onnx_structdrop.training.preparation.report import Prepared
+from onnx_structdrop.training.preparation.resampling import rewrite_resampling
+from onnx_structdrop.training.preparation.support import check_gradients, check_graph
+from onnx_structdrop.training.preparation.ties import untie
 from onnx_structdrop.training.preparation.versions import check_types, fit_versions, fitting_opset
+from onnx_structdrop.training.preparation.windows import rewrite_windows
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -90,6 +95,10 @@ def prepare(
     editing = Editing(result, opset)
     if batch_norm == "train":
         opset = editing.opset = max(opset, batch_norm_opset(editing))
+    inline_calls(editing)
+    check_graph(result)
+    fold_constants(editing)
+    untie(editing)
     lift_constants(editing)
     parameters = find_parameters(editing.graph)
     pairs: list[tuple[str, str]] = []
@@ -98,9 +107,13 @@ def prepare(
     else:
         statistics = freeze_batch_norms(editing)
     rewrite_norms(editing)
+    rewrite_windows(editing)
+    rewrite_resampling(editing)
+    rewrite_activations(editing)
     fit_versions(editing, opset)
     ratios = complete_nodes(editing)
     choice = choose(editing.graph, parameters, requires_grad, frozen)
+    check_gradients(editing, choice.trainable)
     extra = (value.name or "" for value in (*statistics, *ratios))
     names = dict.fromkeys((*choice.frozen, *extra))
     return Prepared(
