@@ -17,9 +17,7 @@ OPSET = 17
 def operator_artifacts(folder, op_type, weights, *, element="float32", ratio=0.6, **changes):
     """Return artifacts that train `weights` so that what a node makes of them meets a target."""
     attributes = {"training_mode": 1, "seed": 6, **attributes_of(op_type, weights.ndim, **changes)}
-    call = helper.make_node(
-        op_type, ["data", "ratio"], ["dropped", "mask", "scale"], domain=DOMAIN
-    )
+    call = helper.make_node(op_type, ["data", "ratio"], ["dropped", "mask", "scale"], domain=DOMAIN)
     for name, value in attributes.items():
         kind = AttributeProto.INTS if isinstance(value, list) else AttributeProto.INT
         call.attribute.append(helper.make_attribute(name, value, attr_type=kind))
