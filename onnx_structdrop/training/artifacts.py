@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 
 __all__ = ["OPTIMIZERS", "Artifacts", "generate_artifacts", "write_parameters"]
 
-OPTIMIZERS = ("adamw", "sgd")
+_OPTIONS = {
+    "adamw": ("betas", "eps", "weight_decay", "bias_correction", "clip_grad"),
+    "sgd": ("clip_grad",),
+}
+
+OPTIMIZERS = tuple(_OPTIONS)
 """Names of the optimizers that onnxruntime-training has."""
 
 _MAX_IR = 10
@@ -308,18 +313,16 @@ def _check_values(proto: onnx.ModelProto, names: Sequence[str]) -> None:
 
 
 def _optimizer_block(name: str, options: Mapping[str, Any]) -> Any:
+    for option in options:
+        if option not in _OPTIONS[name]:
+            raise ArgumentError(
+                f"optimizer_options: {name} has no {option!r}; it has {', '.join(_OPTIONS[name])}"
+            )
     kinds = training_api("onnxblock").optim
-    try:
-        return (kinds.AdamW if name == "adamw" else kinds.SGD)(**_clipped(options))
-    except TypeError as error:
-        raise ArgumentError(f"optimizer_options of {name}: {error}") from error
-
-
-def _clipped(options: Mapping[str, Any]) -> dict[str, Any]:
-    result = dict(options)
-    if "clip_grad" in result:
-        result["clip_grad"] = training_api("onnxblock").optim.ClipGradNorm(result["clip_grad"])
-    return result
+    given = dict(options)
+    if "clip_grad" in given:
+        given["clip_grad"] = kinds.ClipGradNorm(given["clip_grad"])
+    return (kinds.AdamW if name == "adamw" else kinds.SGD)(**given)
 
 
 def _generate(proto: onnx.ModelProto, folder: Path, **arguments: Any) -> None:

@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingSession"]
 
+_ERRORS = 3  # onnxruntime's number for messages that are no warnings
+
 _STEP = "structdrop.step"
 _NATIVE = "structdrop.native"
 _RATE = "structdrop.learning_rate"
@@ -106,6 +108,8 @@ class TrainingSession:
         model = onnx.load(self._artifacts.training_model)
         self._training_model = model if seed is None else reseeded(model, seed)
         options = _options(threads, native=self._native)
+        if self._manifest.optimizer == "sgd":
+            options.log_severity_level = _ERRORS  # it warns of the shape its own operator returns
         begun = begin_at(self._training_model, self._steps, native=self._native)
         with _runtime_errors(self._artifacts.directory), tempfile.TemporaryDirectory() as folder:
             path = Path(folder, files.TRAINING_MODEL)
@@ -115,6 +119,7 @@ class TrainingSession:
             )
             self._optimizer = api.Optimizer(str(self._artifacts.optimizer_model), self._module)
         self._ratios: dict[str, float] = {}
+        self._outputs: tuple[np.ndarray, ...] = ()
         saved = self._property(_RATE, None)
         if learning_rate is None and saved is not None:
             learning_rate = float(saved)
@@ -200,6 +205,11 @@ class TrainingSession:
         """Copies of all parameters by name, frozen ones and ratios included."""
         return {name: np.array(each.data) for name, each in self._state.parameters}
 
+    @property
+    def last_outputs(self) -> dict[str, np.ndarray]:
+        """What the last step's forward pass made, with dropout on; empty before the first."""
+        return dict(zip(self._output_names(), self._outputs, strict=False))
+
     def assign(self, parameters: Mapping[str, np.ndarray]) -> None:
         """Replace the values of some parameters.
 
@@ -253,6 +263,7 @@ class TrainingSession:
             count = len(statistics)
             for (name, _), value in zip(statistics, results[-count:], strict=True):
                 self._state.parameters[name].data = value
+        self._outputs = results[1:]
         self._steps += 1
         return float(results[0])
 
@@ -265,9 +276,7 @@ class TrainingSession:
         with _runtime_errors(self._artifacts.directory):
             self._module.eval()
             loss, *outputs = _tuple(self._module(*feeds))
-        names = (*self._manifest.outputs, *self._manifest.extra_outputs)
-        named = dict(zip(names, outputs, strict=True))
-        return Evaluation(float(loss), named)
+        return Evaluation(float(loss), dict(zip(self._output_names(), outputs, strict=True)))
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = True) -> None:
         """Write a folder from which training can go on, and which `finish` takes.
@@ -306,6 +315,9 @@ class TrainingSession:
         with _runtime_errors(self._artifacts.directory):
             self._module.eval()
             self._module.export_model_for_inferencing(str(path), list(self._manifest.outputs))
+
+    def _output_names(self) -> tuple[str, ...]:
+        return (*self._manifest.outputs, *self._manifest.extra_outputs)
 
     def _feeds(self, inputs: Any, labels: Any) -> list[np.ndarray]:
         feeds = arrange(self._manifest, inputs, labels)
