@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
+from onnx_structdrop.graph.topology.propagation import LongVectors
 from onnx_structdrop.schema import DOMAIN
 
 if TYPE_CHECKING:
@@ -146,12 +147,27 @@ def _collect(graph: onnx.GraphProto, tables: dict[_Key, _Infos]) -> None:
 
 
 def _infer(model: ir.Model) -> onnx.ModelProto | None:
-    for data_prop in (True, False):
-        try:
-            return onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=data_prop)
-        except Exception as error:  # noqa: BLE001 - the C++ side raises many kinds
-            logger.debug("shape inference (data_prop=%s) failed: %s", data_prop, error)
-    return None
+    skeleton = _skeleton(model)
+    plain: onnx.ModelProto | None = None
+    long = LongVectors(skeleton, skeleton)
+    if long.uses or long.in_bodies:
+        plain = _inferred(skeleton, data_prop=False)
+        if plain is None:
+            return None
+        long = LongVectors(skeleton, plain)
+        if long.in_bodies:
+            return plain
+        long.hide()
+    followed = _inferred(skeleton, data_prop=True)
+    return followed or plain or _inferred(skeleton, data_prop=False)
+
+
+def _inferred(skeleton: onnx.ModelProto, *, data_prop: bool) -> onnx.ModelProto | None:
+    try:
+        return onnx.shape_inference.infer_shapes(skeleton, data_prop=data_prop)
+    except Exception as error:  # noqa: BLE001 - the C++ side raises many kinds
+        logger.debug("shape inference (data_prop=%s) failed: %s", data_prop, error)
+        return None
 
 
 def _skeleton(model: ir.Model) -> onnx.ModelProto:
