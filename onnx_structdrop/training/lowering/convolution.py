@@ -81,9 +81,7 @@ def _conv_transpose_grad(operation: Operation, writer: Writer) -> None:
 
 
 def _bias_gradient(writer: Writer, grad: str, rank: int, output: str) -> None:
-    # Summing the innermost axes first runs over memory in order.
-    rows = writer.total(grad, range(2, rank + 2), keep=False)
-    writer.total(rows, [0], keep=False, output=output)
+    writer.total(grad, [0, *range(2, rank + 2)], keep=False, output=output)
 
 
 def _image_gradient(

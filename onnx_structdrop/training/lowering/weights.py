@@ -23,6 +23,9 @@ __all__ = ["FORMS", "choose_form", "weight_gradient"]
 _PANEL = 16
 """Columns that a matrix product works on at once; fewer cost as much."""
 
+_FEW = 64
+"""Columns that are copied side by side sooner than multiplied one tap at a time."""
+
 
 @dataclasses.dataclass(frozen=True)
 class _Product:
@@ -135,7 +138,9 @@ def choose_form(geometry: Geometry, sizes: Sequence[int], windows: Sequence[Size
         # Per image means a sum over images of products as large as the weights.
         heavy = positions is not None and outputs * inputs > positions * (outputs + inputs)
         return "taps" if heavy else "images"
-    if inputs * _panels(volume) < volume * _panels(inputs):
+    if inputs * volume <= _FEW:
+        return "columns"
+    if 2 * inputs * _panels(volume) <= volume * _panels(inputs):
         return "convolution"
     return "taps"
 
@@ -155,20 +160,38 @@ def _by_taps(product: _Product, output: str) -> None:
     for piece in product.taps(image):
         columns = writer.reshape(piece, _grouped(group, inputs))
         if group == 1:
-            part = writer.emit("Gemm", rows, columns, transB=1)
+            parts.append(writer.emit("Gemm", rows, columns, transB=1))
         else:
-            part = writer.emit("MatMul", rows, writer.transpose(columns, [0, 2, 1]))
-        parts.append(writer.reshape(part, [sizes[0], inputs, 1]))
-    _joined(writer, parts, sizes, output)
+            parts.append(writer.emit("MatMul", rows, writer.transpose(columns, [0, 2, 1])))
+    _joined(writer, parts, [sizes[0], inputs], sizes, output)
 
 
 def _grouped(group: int, channels: int) -> list[int]:
     return [channels, -1] if group == 1 else [group, channels, -1]
 
 
-def _joined(writer: Writer, parts: Sequence[str], sizes: Sequence[int], output: str) -> None:
-    joined = writer.emit("Concat", *parts, axis=2) if len(parts) > 1 else parts[0]
-    writer.reshape(joined, sizes, output)
+def _joined(
+    writer: Writer, parts: Sequence[str], each: Sequence[int], sizes: Sequence[int], output: str
+) -> None:
+    """Write the weights from one matrix (M, C / group) per tap."""
+    if len(parts) == 1:
+        writer.reshape(parts[0], sizes, output)
+        return
+    stacked = writer.reshape(writer.emit("Concat", *parts, axis=0), [len(parts), *each])
+    writer.reshape(writer.transpose(stacked, [1, 2, 0]), sizes, output)
+
+
+def _by_columns(product: _Product, output: str) -> None:
+    """One product for all taps, copied side by side: for small maps and few channels."""
+    writer, sizes = product.writer, product.sizes
+    outputs, inputs = sizes[0], sizes[1]
+    image = product.padded(product.swapped(product.image))
+    rows = writer.reshape(product.swapped(product.grad), [outputs, -1])
+    pieces = product.taps(image)
+    columns = writer.reshape(writer.emit("Concat", *pieces, axis=0), [len(pieces) * inputs, -1])
+    joined = writer.emit("Gemm", rows, columns, transB=1)
+    split = writer.reshape(joined, [outputs, len(pieces), inputs])
+    writer.reshape(writer.transpose(split, [0, 2, 1]), sizes, output)
 
 
 def _by_images(product: _Product, output: str) -> None:
@@ -187,9 +210,8 @@ def _by_channels(product: _Product, output: str) -> None:
     parts = []
     for piece in product.taps(product.padded(product.image)):
         under = writer.emit("Mul", piece, product.grad)
-        total = writer.total(under, [0, *range(2, rank + 2)], keep=False)
-        parts.append(writer.reshape(total, [sizes[0], 1, 1]))
-    _joined(writer, parts, sizes, output)
+        parts.append(writer.total(under, [0, *range(2, rank + 2)], keep=False))
+    _joined(writer, parts, [sizes[0], 1], sizes, output)
 
 
 def _by_convolution(product: _Product, output: str) -> None:
@@ -212,9 +234,11 @@ def _by_convolution(product: _Product, output: str) -> None:
 
 FORMS = {
     "taps": _by_taps,
+    "columns": _by_columns,
     "images": _by_images,
     "channels": _by_channels,
     "convolution": _by_convolution,
 }
 """Ways to write it. "images" needs a kernel of one element and one group, "channels" as many
-groups as channels, "convolution" one group."""
+groups as channels, "columns"
+and "convolution" one group."""
