@@ -14,7 +14,9 @@ nox.needs_version = ">=2024.10.9"
 nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_existing_virtualenvs = True
-nox.options.sessions = ["lint", "ops", "tests", "runtimes", "tools", "torch", "keras_cv", "demo"]
+nox.options.sessions = [
+    "lint", "ops", "tests", "runtimes", "tools", "torch", "keras_cv", "training", "demo",
+]  # fmt: skip
 
 # Without the library, tests of the kernels fail instead of being skipped.
 NATIVE = {"STRUCTDROP_REQUIRE_NATIVE": "1"}
@@ -69,6 +71,18 @@ def keras_cv(session):
     session.install("keras-cv==0.9.0")
     session.install(".[test]")
     session.run("pytest", "tests/frameworks", "-rP", env={"STRUCTDROP_FRAMEWORKS": "keras_cv"})
+
+
+@nox.session
+def training(session):
+    """Train in onnxruntime-training, which takes the place of onnxruntime."""
+    session.install(TORCH)
+    session.install(".[test,training]", TORCH)
+    # Both packages write the module onnxruntime: the one for inference has to go first.
+    session.run("pip", "uninstall", "--yes", "--quiet", "onnxruntime")
+    session.install("--force-reinstall", "--no-deps", "onnxruntime-training-cpu==1.19.2")
+    session.install("cerberus", "h5py", "flatbuffers", "setuptools")
+    session.run("pytest", "tests/training", *session.posargs, env=NATIVE)
 
 
 @nox.session

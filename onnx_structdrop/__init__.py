@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         OutputError,
         SiteError,
         StructDropError,
+        TrainingError,
         UnsupportedModelError,
     )
     from onnx_structdrop.graph.clean import CleanReport, clean
@@ -76,6 +77,7 @@ __all__ = [
     "SpatialDropout3D",
     "StochasticNode",
     "StructDropError",
+    "TrainingError",
     "UnsupportedModelError",
     "VerifyReport",
     "__version__",
@@ -111,6 +113,8 @@ _EXPORTS = {
         "OutputError",
         "SiteError",
         "StructDropError",
+        "TrainingError",
+    "TrainingError",
         "UnsupportedModelError",
     ),
     ".graph.clean": (

@@ -15,6 +15,7 @@ __all__ = [
     "OutputError",
     "SiteError",
     "StructDropError",
+    "TrainingError",
     "UnsupportedModelError",
 ]
 
@@ -57,3 +58,7 @@ class DependencyError(StructDropError):
 
 class NativeLibraryError(StructDropError):
     """The native kernel library is missing or cannot be loaded."""
+
+
+class TrainingError(StructDropError):
+    """Training cannot go on: a step failed, or another rank was lost; the last save is intact."""

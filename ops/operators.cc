@@ -34,6 +34,12 @@ class Dropout : public Kernel {
     const Attributes attributes(api, info);
     is_training_ = attributes.flag("training_mode", false);
     seed_ = static_cast<std::uint64_t>(attributes.integer("seed", std::nullopt));
+    // A session that goes on where another one ended draws on from there. Functions lack this.
+    const std::int64_t first_run = attributes.integer("first_run", 0);
+    if (first_run < 0) {
+      throw Error("first_run is " + std::to_string(first_run) + "; allowed is 0 or more");
+    }
+    runs_ = static_cast<std::uint64_t>(first_run);
   }
 
  protected:
@@ -52,7 +58,7 @@ class Dropout : public Kernel {
       identity(environment, layout, static_cast<std::size_t>(scale_dims.elements()), tensors);
       return;
     }
-    // Runs are numbered from 0 in every session, so a session replays the masks of the last one.
+    // Runs are numbered anew in every session, so a session replays the masks of the last one.
     const Stream stream{seed_, runs_.fetch_add(1, std::memory_order_relaxed), 0};
     drop(environment, layout, ratio, stream, tensors);
   }

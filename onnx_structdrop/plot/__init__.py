@@ -13,6 +13,7 @@ from onnx_structdrop.plot.capture import (
     sample_inputs,
     sample_maps,
 )
+from onnx_structdrop.plot.curves import plot_curves
 from onnx_structdrop.plot.diagram import plot_sites
 from onnx_structdrop.plot.files import FIGURE_FORMATS, check_figure_path, save_figure
 from onnx_structdrop.plot.masks import plot_masks
@@ -24,6 +25,7 @@ __all__ = [
     "capture",
     "check_figure_path",
     "expected_rate",
+    "plot_curves",
     "plot_masks",
     "plot_ratios",
     "plot_sites",

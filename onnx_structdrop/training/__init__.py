@@ -6,7 +6,29 @@ onnxruntime-training-cpu 1.19.2; training on the plain onnxruntime needs the art
 
 from __future__ import annotations
 
+from onnx_structdrop.training.artifacts import Artifacts, generate_artifacts
+from onnx_structdrop.training.feeds import Evaluation
+from onnx_structdrop.training.finish import finish
 from onnx_structdrop.training.gradients import register_gradients
+from onnx_structdrop.training.manifest import Manifest
+from onnx_structdrop.training.parallel import LocalSGD
+from onnx_structdrop.training.preparation import Change, Prepared, prepare
 from onnx_structdrop.training.runtime import training_available
+from onnx_structdrop.training.schedule import Schedule
+from onnx_structdrop.training.session import TrainingSession
 
-__all__ = ["register_gradients", "training_available"]
+__all__ = [
+    "Artifacts",
+    "Change",
+    "Evaluation",
+    "LocalSGD",
+    "Manifest",
+    "Prepared",
+    "Schedule",
+    "TrainingSession",
+    "finish",
+    "generate_artifacts",
+    "prepare",
+    "register_gradients",
+    "training_available",
+]

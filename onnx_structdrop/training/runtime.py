@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
-from typing import Any
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
 from onnx_structdrop.errors import DependencyError
 
-__all__ = ["INSTALL", "gradient_registry", "training_api", "training_available"]
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["INSTALL", "gradient_registry", "quiet", "training_api", "training_available"]
+
+_ERROR_STREAM = 2
 
 INSTALL = "pip install --force-reinstall --no-deps onnxruntime-training-cpu==1.19.2"
 """What turns an environment with onnxruntime into one that trains."""
@@ -59,3 +67,21 @@ def _missing(why: str) -> str:
         "this needs onnxruntime-training 1.19.2, which takes the place of onnxruntime in an "
         f"environment of its own, with torch beside it: {INSTALL} ({why})"
     )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the gradient builder's notes on graph optimisations off the terminal.
+
+    It writes hundreds of lines to the error stream, whatever severity onnxruntime is set to. What
+    else is written there meanwhile, by any thread, is lost.
+    """
+    sys.stderr.flush()
+    kept = os.dup(_ERROR_STREAM)
+    try:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), _ERROR_STREAM)
+        yield
+    finally:
+        os.dup2(kept, _ERROR_STREAM)
+        os.close(kept)

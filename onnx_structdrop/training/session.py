@@ -1,0 +1,394 @@
+"""Training in onnxruntime-training: steps, evaluation, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import onnx
+
+from onnx_structdrop import native as kernels
+from onnx_structdrop.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ModelError,
+    NativeLibraryError,
+    StructDropError,
+    TrainingError,
+)
+from onnx_structdrop.training import manifest as files
+from onnx_structdrop.training.artifacts import Artifacts, write_parameters
+from onnx_structdrop.training.feeds import Evaluation, arrange, check_labels
+from onnx_structdrop.training.folders import absolute, new_folder
+from onnx_structdrop.training.runtime import training_api
+from onnx_structdrop.training.schedule import Schedule
+from onnx_structdrop.training.stages import check_stages
+from onnx_structdrop.training.streams import begin_at, reseeded
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Mapping
+
+    from onnx_structdrop.training.manifest import Manifest
+
+__all__ = ["TrainingSession"]
+
+_STEP = "structdrop.step"
+_NATIVE = "structdrop.native"
+_RATE = "structdrop.learning_rate"
+
+
+class TrainingSession:
+    """A model in training, in onnxruntime-training.
+
+    Each step first sets the ratios that the schedule asks for, then runs forward and backward,
+    then the optimizer.
+
+    Parameters
+    ----------
+    artifacts
+        A folder of `generate_artifacts`, or of `save`: then training goes on where it was saved.
+    native
+        True runs the dropout nodes in the native kernels, False as functions; "auto" takes the
+        kernels where they are available, and in a folder of `save` what was used before.
+    threads
+        Of onnxruntime, for each operator; None leaves it the choice.
+    schedule
+        In place of the artifacts' own. It has to do with the ratios that are there: nodes share
+        one unless the artifacts were made with factors.
+    learning_rate
+        None keeps the saved one, or the optimizer's default, 0.001.
+    seed
+        Gives the nodes new seeds, as `reseed` does; for ranks that train together.
+
+    Raises
+    ------
+    DependencyError
+        onnxruntime-training is not installed.
+    NativeLibraryError
+        The kernels are asked for and not available.
+    ModelError
+        The folder is missing, not whole, or of another version of this package.
+    ArgumentError, ArgumentTypeError
+        An argument is out of range; the schedule does not fit the model.
+
+    Examples
+    --------
+    >>> session = TrainingSession("artifacts")  # doctest: +SKIP
+    >>> for images, labels in batches:  # doctest: +SKIP
+    ...     loss = session.step(images, labels)
+    """
+
+    def __init__(
+        self,
+        artifacts: Artifacts | str | os.PathLike[str],
+        *,
+        native: bool | str = "auto",
+        threads: int | None = None,
+        schedule: Schedule | None = None,
+        learning_rate: float | None = None,
+        seed: int | None = None,
+    ) -> None:
+        api = training_api()
+        if isinstance(artifacts, Artifacts):
+            artifacts = artifacts.directory
+        self._artifacts = Artifacts.load(artifacts)
+        self._manifest = _with_schedule(self._artifacts.manifest, schedule)
+        self._state = _load_state(self._artifacts.checkpoint)
+        self._steps = int(self._property(_STEP, 0))
+        self._native = self._chosen(native)
+        model = onnx.load(self._artifacts.training_model)
+        self._training_model = model if seed is None else reseeded(model, seed)
+        options = _options(threads, native=self._native)
+        begun = begin_at(self._training_model, self._steps, native=self._native)
+        with _runtime_errors(self._artifacts.directory), tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, files.TRAINING_MODEL)
+            path.write_bytes(begun.SerializeToString())
+            self._module = api.Module(
+                str(path), self._state, str(self._artifacts.eval_model), session_options=options
+            )
+            self._optimizer = api.Optimizer(str(self._artifacts.optimizer_model), self._module)
+        self._ratios: dict[str, float] = {}
+        saved = self._property(_RATE, None)
+        if learning_rate is None and saved is not None:
+            learning_rate = float(saved)
+        if learning_rate is not None:
+            self.learning_rate = learning_rate
+
+    @classmethod
+    def resume(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        native: bool | str = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """Return a session that goes on where `save` wrote `directory`.
+
+        Parameters, the optimizer's state, step, schedule and learning rate are as they were. With
+        the native kernels the masks are those that the session would have drawn, and its numbers
+        are equal bit for bit, given the same number of threads on the same kind of machine. With
+        functions see `begin_at` for what is equal.
+
+        Raises
+        ------
+        ModelError
+            The folder is not one of `save`, is not whole, or is of another version.
+        NativeLibraryError
+            The session used the kernels, which are not available here; ``native=False`` goes on
+            with other masks.
+        """
+        session = cls(directory, native=native, threads=threads)
+        if _STEP not in session._state.properties:
+            raise ModelError(
+                f"{session.artifacts.directory} holds no training to resume, only its beginning; "
+                "TrainingSession(directory) begins it"
+            )
+        return session
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """The folder that the session was made from."""
+        return self._artifacts
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model takes and returns, with the schedule in use."""
+        return self._manifest
+
+    @property
+    def native(self) -> bool:
+        """Whether the native kernels run the dropout nodes."""
+        return self._native
+
+    @property
+    def steps(self) -> int:
+        """How many steps were made since training began, before it was resumed included."""
+        return self._steps
+
+    @property
+    def learning_rate(self) -> float:
+        """The optimizer's learning rate."""
+        # The shortest decimal: 0.001, not the float32 next to it.
+        return float(str(np.float32(self._optimizer.get_learning_rate())))
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ArgumentTypeError(f"learning_rate must be a number, not {value!r}")
+        if not 0 <= value < math.inf:
+            raise ArgumentError(f"learning_rate is {value}; allowed is 0 or a positive number")
+        self._optimizer.set_learning_rate(float(value))
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """The ratio that each ratio parameter holds now, by name."""
+        parameters = self._state.parameters
+        return {
+            each.name: float(parameters[each.name].data.reshape(()))
+            for each in self._manifest.ratios
+        }
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters by name, frozen ones and ratios included."""
+        return {name: np.array(each.data) for name, each in self._state.parameters}
+
+    def assign(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """Replace the values of some parameters.
+
+        Raises
+        ------
+        ArgumentError
+            A name is unknown, or a shape or element type is not that of the parameter.
+        """
+        present = self._state.parameters
+        for name, value in parameters.items():
+            if name not in present:
+                raise ArgumentError(f"the model has no parameter {name!r}")
+            old, new = present[name].data, np.asarray(value)
+            if new.shape != old.shape or new.dtype != old.dtype:
+                raise ArgumentError(
+                    f"parameter {name!r} is {old.dtype}{list(old.shape)}, "
+                    f"not {new.dtype}{list(new.shape)}"
+                )
+        for name, value in parameters.items():
+            present[name].data = np.ascontiguousarray(value)
+            self._ratios.pop(name, None)
+
+    def step(self, inputs: Any, labels: Any) -> float:
+        """Make one step of training on a batch and return its loss, from before the step.
+
+        Parameters
+        ----------
+        inputs
+            An array; a list of arrays where the model has several inputs; or arrays by name.
+        labels
+            An array; int64 for the cross entropy, of the output's shape without axis 1.
+
+        Raises
+        ------
+        ArgumentError, ArgumentTypeError
+            A name, shape or element type is wrong, a label is none of the classes, or the
+            schedule leaves [0, 1). Nothing was changed.
+        TrainingError
+            onnxruntime failed in the run. The masks of later steps are then not those of a run
+            without the failure.
+        """
+        feeds = self._feeds(inputs, labels)
+        self._drive()
+        with _runtime_errors(self._artifacts.directory, TrainingError):
+            self._module.train()
+            results = _tuple(self._module(*feeds))
+            self._optimizer.step()
+            self._module.lazy_reset_grad()
+        statistics = self._manifest.statistics
+        if statistics:
+            count = len(statistics)
+            for (name, _), value in zip(statistics, results[-count:], strict=True):
+                self._state.parameters[name].data = value
+        self._steps += 1
+        return float(results[0])
+
+    def evaluate(self, inputs: Any, labels: Any) -> Evaluation:
+        """Run the evaluation model, without dropout, on a batch.
+
+        Parameters and errors are those of `step`.
+        """
+        feeds = self._feeds(inputs, labels)
+        with _runtime_errors(self._artifacts.directory):
+            self._module.eval()
+            loss, *outputs = _tuple(self._module(*feeds))
+        names = (*self._manifest.outputs, *self._manifest.extra_outputs)
+        named = dict(zip(names, outputs, strict=True))
+        return Evaluation(float(loss), named)
+
+    def save(self, directory: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+        """Write a folder from which training can go on, and which `finish` takes.
+
+        It holds the models as well, so it depends on no other folder. It appears whole or not at
+        all; one that is there is replaced.
+
+        Raises
+        ------
+        OutputError
+            The folder cannot be written; what was there before is still there.
+        """
+        properties = self._state.properties
+        properties[_STEP] = self._steps
+        properties[_NATIVE] = int(self._native)
+        properties[_RATE] = repr(self.learning_rate)
+        source = self._artifacts
+        with new_folder(absolute(directory, "directory"), overwrite=overwrite) as folder:
+            content = self._training_model.SerializeToString()
+            (folder / files.TRAINING_MODEL).write_bytes(content)
+            shutil.copyfile(source.eval_model, folder / files.EVAL_MODEL)
+            shutil.copyfile(source.optimizer_model, folder / files.OPTIMIZER_MODEL)
+            path = folder / files.CHECKPOINT
+            with _write_errors():
+                type(self._state).save_checkpoint(
+                    self._state, str(path), include_optimizer_state=True
+                )
+            write_parameters(self._state, folder)
+            self._manifest.write(folder)
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write onnxruntime's own inference model, which still holds the dropout nodes.
+
+        `finish` makes a model without them of it.
+        """
+        with _runtime_errors(self._artifacts.directory):
+            self._module.eval()
+            self._module.export_model_for_inferencing(str(path), list(self._manifest.outputs))
+
+    def _feeds(self, inputs: Any, labels: Any) -> list[np.ndarray]:
+        feeds = arrange(self._manifest, inputs, labels)
+        if self._manifest.loss == "cross_entropy":
+            check_labels(feeds[-1], self._manifest.classes)
+        return feeds
+
+    def _drive(self) -> None:
+        """Set the ratios for the coming step, where they change."""
+        schedule = self._manifest.schedule
+        if schedule is None:
+            return
+        for each in self._manifest.ratios:
+            value = schedule.ratio(self._steps, each.rate, each.stages[0])
+            if self._ratios.get(each.name) != value:
+                self._state.parameters[each.name].data = np.array(value, np.float32)
+                self._ratios[each.name] = value
+
+    def _chosen(self, native: bool | str) -> bool:
+        if not isinstance(native, bool) and native != "auto":
+            raise ArgumentError(f"native is {native!r}; allowed are True, False and 'auto'")
+        if isinstance(native, bool):
+            return native
+        before = self._property(_NATIVE, None)
+        if before is None:
+            return kernels.native_available()
+        if before and not kernels.native_available():
+            raise NativeLibraryError(
+                f"{self._artifacts.directory} was trained with the native kernels, which are not "
+                "available here; native=False goes on with functions, and with other masks"
+            )
+        return bool(before)
+
+    def _property(self, name: str, default: Any) -> Any:
+        properties = self._state.properties
+        return properties[name] if name in properties else default  # noqa: SIM401
+
+
+def _with_schedule(manifest: Manifest, schedule: Schedule | None) -> Manifest:
+    if schedule is None:
+        return manifest
+    if not isinstance(schedule, Schedule):
+        raise ArgumentTypeError(f"schedule must be a Schedule, not {type(schedule).__name__}")
+    check_stages(schedule, manifest.ratios)
+    return dataclasses.replace(manifest, schedule=schedule)
+
+
+def _load_state(path: Path) -> Any:
+    with _runtime_errors(path):
+        return training_api().CheckpointState.load_checkpoint(str(path))
+
+
+def _options(threads: int | None, *, native: bool) -> Any:
+    from onnxruntime import SessionOptions
+
+    options = SessionOptions()
+    if threads is not None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise ArgumentError(f"threads is {threads!r}; allowed is 1 or more")
+        options.intra_op_num_threads = threads
+    if native:
+        kernels.register(options)
+    return options
+
+
+@contextlib.contextmanager
+def _runtime_errors(where: Path, kind: type[StructDropError] = ModelError) -> Iterator[None]:
+    """Turn what onnxruntime raises, which has no class in common, into an error of ours."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise kind(f"{where}: onnxruntime: {reason}") from error
+
+
+@contextlib.contextmanager
+def _write_errors() -> Iterator[None]:
+    """Turn what onnxruntime raises when it cannot write into an `OSError`."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(None, " ".join(str(error).split())) from error
+
+
+def _tuple(results: Any) -> tuple[np.ndarray, ...]:
+    return results if isinstance(results, tuple) else (results,)
