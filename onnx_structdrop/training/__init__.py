@@ -10,12 +10,14 @@ from onnx_structdrop.training.artifacts import Artifacts, generate_artifacts
 from onnx_structdrop.training.feeds import Evaluation
 from onnx_structdrop.training.finish import finish
 from onnx_structdrop.training.gradients import register_gradients
+from onnx_structdrop.training.lowering import lower
 from onnx_structdrop.training.manifest import Manifest
 from onnx_structdrop.training.parallel import LocalSGD
 from onnx_structdrop.training.preparation import Change, Prepared, prepare
 from onnx_structdrop.training.runtime import training_available
 from onnx_structdrop.training.schedule import Schedule
 from onnx_structdrop.training.session import TrainingSession
+from onnx_structdrop.training.stock import StockTrainer
 
 __all__ = [
     "Artifacts",
@@ -25,9 +27,11 @@ __all__ = [
     "Manifest",
     "Prepared",
     "Schedule",
+    "StockTrainer",
     "TrainingSession",
     "finish",
     "generate_artifacts",
+    "lower",
     "prepare",
     "register_gradients",
     "training_available",

@@ -71,9 +71,7 @@ def _gelu_grad(operation: Operation, writer: Writer) -> None:
         writer.emit("Exp", writer.emit("Mul", squared, writer.scalar(-0.5, value))),
         writer.scalar(math.sqrt(0.5 / math.pi), value),
     )
-    slope = writer.emit(
-        "Add", _normal_cdf(writer, value), writer.emit("Mul", value, density)
-    )
+    slope = writer.emit("Add", _normal_cdf(writer, value), writer.emit("Mul", value, density))
     writer.emit("Mul", grad, slope, output=operation.output(0))
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from onnx_structdrop.errors import ArgumentTypeError, UnsupportedModelError
+from onnx_structdrop.errors import UnsupportedModelError
 from onnx_structdrop.schema import DOMAIN
 from onnx_structdrop.training.lowering.registry import ACCUMULATOR, RULES
 from onnx_structdrop.training.lowering.writer import Operation, Writer
@@ -53,9 +53,6 @@ def lower(training_model: onnx.ModelProto) -> onnx.ModelProto:
     >>> model = onnx.load("artifacts/training_model.onnx")  # doctest: +SKIP
     >>> onnx.save(lower(model), "training_stock.onnx")  # doctest: +SKIP
     """
-    if not isinstance(training_model, onnx.ModelProto):
-        kind = type(training_model).__name__
-        raise ArgumentTypeError(f"training_model must be an onnx.ModelProto, not {kind}")
     model = copy.deepcopy(training_model)
     opset = _raise_opset(model)
     functions = {(function.domain, function.name) for function in model.functions}
@@ -92,15 +89,16 @@ def _raise_opset(model: onnx.ModelProto) -> int:
             f"the model imports ai.onnx opset {version}; training graphs are lowered from 13 on"
         )
     opset = max(version, _OPSET)
-    if version < _OPSET:
-        for node in model.graph.node:
-            if node.op_type == "BatchNormalization" and node.domain in _ONNX and version < 14:
-                if sum(map(bool, node.output)) > 1:
-                    raise Operation(node).refuse("it trains in the form of opset 13")
-        for importer in (model, *model.functions):
-            for entry in importer.opset_import:
-                if entry.domain in _ONNX:
-                    entry.version = opset
+    if version == opset:
+        return opset
+    for node in model.graph.node:
+        old_form = version < 14 and node.op_type == "BatchNormalization" and node.domain in _ONNX
+        if old_form and sum(map(bool, node.output)) > 1:
+            raise Operation(node).refuse("it trains in the form of opset 13")
+    for importer in (model, *model.functions):
+        for entry in importer.opset_import:
+            if entry.domain in _ONNX:
+                entry.version = opset
     return opset
 
 
@@ -120,7 +118,7 @@ def _release_gradients(graph: onnx.GraphProto) -> None:
     if not gradients:
         return
     inputs = [value for value in graph.input if value.name not in gone]
-    outputs = []
+    outputs: list[onnx.ValueInfoProto] = []
     for value in graph.output:
         if value.name in gradients:  # it was a flag; the buffer has the gradient's type and shape
             gradient, buffer = gradients[value.name]

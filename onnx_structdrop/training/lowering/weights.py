@@ -215,7 +215,7 @@ def _by_channels(product: _Product, output: str) -> None:
 
 
 def _by_convolution(product: _Product, output: str) -> None:
-    """A convolution over the samples, the gradient as its kernel: for few input channels."""
+    """Convolve over the samples, the gradient as kernel: for few input channels."""
     writer, geometry = product.writer, product.geometry
     result = writer.emit(
         "Conv",

@@ -199,9 +199,7 @@ class Writer:
         self, value: str, axes: Sequence[int], *, keep: bool, output: str | None = None
     ) -> str:
         """Write a sum over axes."""
-        return self.emit(
-            "ReduceSum", value, self.constant(axes), keepdims=int(keep), output=output
-        )
+        return self.emit("ReduceSum", value, self.constant(axes), keepdims=int(keep), output=output)
 
     def count(self, value: str, like: str, divisor: int = 1) -> str:
         """Write the number of elements of a value, divided, in another value's element type."""
