@@ -15,6 +15,7 @@ from onnx_structdrop.graph.io import save
 from onnx_structdrop.graph.verify import verify
 from onnx_structdrop.training.feeds import arrange_inputs
 from onnx_structdrop.training.session import TrainingSession
+from onnx_structdrop.training.stock import StockTrainer
 
 if TYPE_CHECKING:
     import os
@@ -33,7 +34,7 @@ _TOLERANCE = 1e-4
 
 
 def finish(
-    source: TrainingSession | Artifacts | str | os.PathLike[str],
+    source: TrainingSession | StockTrainer | Artifacts | str | os.PathLike[str],
     path: str | os.PathLike[str] | None = None,
     *,
     inputs: Any = None,
@@ -42,14 +43,14 @@ def finish(
 ) -> onnx.ModelProto:
     """Return the trained model in inference form, folded and checked.
 
-    Onnxruntime's export keeps our nodes, switched off; here they are removed. Three checks come
+    The export of a session keeps our nodes, switched off; here they are removed. Three checks come
     before anything is written: two runs are equal bit for bit, `verify` finds what was folded
     equal to what was exported, and the outputs are those of the evaluation model.
 
     Parameters
     ----------
     source
-        A session, or a folder of `TrainingSession.save` or `generate_artifacts`.
+        A session, a trainer, or a folder of `TrainingSession.save` or `generate_artifacts`.
     path
         File to write the model to; None only returns it.
     inputs
@@ -71,7 +72,9 @@ def finish(
     OutputError
         The file cannot be written.
     """
-    session = source if isinstance(source, TrainingSession) else TrainingSession(source)
+    session = (
+        source if isinstance(source, TrainingSession | StockTrainer) else TrainingSession(source)
+    )
     manifest = session.manifest
     if inputs is None:
         inputs = _drawn(manifest.inputs, seed)
@@ -111,7 +114,9 @@ def _check_folded(before: onnx.ModelProto, model: onnx.ModelProto) -> None:
         )
 
 
-def _check_outputs(session: TrainingSession, model: onnx.ModelProto, inputs: Any) -> None:
+def _check_outputs(
+    session: TrainingSession | StockTrainer, model: onnx.ModelProto, inputs: Any
+) -> None:
     manifest = session.manifest
     feeds = dict(
         zip([info.name for info in manifest.inputs], arrange_inputs(manifest, inputs), strict=True)

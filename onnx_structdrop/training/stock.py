@@ -23,6 +23,7 @@ from onnx_structdrop.errors import (
 from onnx_structdrop.training import manifest as files
 from onnx_structdrop.training.artifacts import Artifacts
 from onnx_structdrop.training.buffers import FlatArrays
+from onnx_structdrop.training.exporting import inference_model
 from onnx_structdrop.training.feeds import Evaluation, arrange, check_labels
 from onnx_structdrop.training.folders import absolute, new_folder
 from onnx_structdrop.training.lowering import lower
@@ -393,6 +394,16 @@ class StockTrainer:
             shutil.copytree(self._artifacts.directory, folder / _ARTIFACTS)
             write_arrays(folder / _STATE, state)
             (folder / files.MANIFEST).write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write the inference model, which still holds the dropout nodes, switched off.
+
+        `finish` makes a model without them of it.
+        """
+        model = inference_model(
+            onnx.load(self._artifacts.eval_model), self._manifest.outputs, self._parameters
+        )
+        onnx.save(model, path)
 
     def _feeds(self, inputs: Any, labels: Any) -> dict[str, np.ndarray]:
         arrays = arrange(self._manifest, inputs, labels)
