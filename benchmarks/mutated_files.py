@@ -3,8 +3,8 @@
     python benchmarks/mutated_files.py [--count 20000] [--seed 0] [--jobs 1] [--corpus DIR]
 
 Small models are mutated, see ``mutations.py``, and each file goes through every operation on
-models, in a worker process that is replaced when it crashes, or hangs: takes more than ten seconds of a
-processor, or two minutes whatever it does.
+models, in a worker process that is replaced when it crashes, or hangs: takes more than ten seconds
+of a processor, or two minutes whatever it does.
 An operation may refuse a file with an error of the package (a `StructDropError`); any other
 exception is a failure, and so are a crash, a hang, and a file that insertion and folding do not
 take back to what it was. Files that fail are written to a folder, one line each says how.
