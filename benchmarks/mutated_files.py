@@ -199,7 +199,7 @@ def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 def make_file(index: int, seed: int, models: list[Base]) -> tuple[bytes, str]:
     """Return the content of one file, and what was done to it."""
     rng = random.Random(f"{seed}:{index}")
-    weights = [(base.nodes + 10) ** -1.25 for base in models]
+    weights = [(base.nodes + 10) ** -1.75 for base in models]
     base = rng.choices(models, weights)[0]
     content = base.content
     if base.inserted is not None and rng.random() < 0.35:

@@ -211,7 +211,9 @@ def test_a_site_is_taken_once(capsys, dropping, tmp_path):
     assert dropping.read_bytes() == before
 
 
-@pytest.mark.parametrize("verb", [["fold"], ["mode", "--eval"], ["inline"]])
+@pytest.mark.parametrize(
+    "verb", [["fold"], ["mode", "--eval"], ["reseed", "--seed", "1"], ["inline"]]
+)
 def test_inlined_nodes_are_not_passed_over(capsys, dropping, tmp_path, verb):
     inlined, target = tmp_path / "inlined.onnx", tmp_path / "out.onnx"
     call(capsys, "inline", dropping, "-o", inlined)
@@ -319,6 +321,27 @@ def test_mode(capsys, dropping, tmp_path):
     assert found["training_mode"] is True
     assert all(node["active"] for node in found["nodes"])
     assert sd.differences(sd.load(target), sd.load(dropping)) == []
+
+
+def test_reseed(capsys, dropping, tmp_path):
+    target = tmp_path / "r.onnx"
+    wanted = sd.reseed(sd.load(dropping), 7)
+    seeds = [node.seed for node in sd.inspect(wanted).own]
+    out, _ = call(capsys, "reseed", dropping, "-o", target, "--seed", 7)
+    assert out.startswith("2 nodes reseeded from 7")
+    assert all(str(seed) in out for seed in seeds)
+    assert sd.differences(sd.load(target), wanted) == []
+    found = document(capsys, "reseed", dropping, "-o", target, "--seed", 8)
+    assert found["seed"] == 8
+    assert not {node["seed"] for node in found["nodes"]} & set(seeds)
+    _, err = call(capsys, "reseed", target, "--in-place", "--seed", 8)
+    assert "left as it was" in err
+
+
+def test_reseed_needs_a_seed_that_there_is(capsys, dropping, tmp_path):
+    argv = ("reseed", dropping, "-o", tmp_path / "r.onnx")
+    refused(capsys, tmp_path, 2, *argv, mentions=["--seed"])
+    refused(capsys, tmp_path, 1, *argv, "--seed=-1", mentions=["seed is -1"])
 
 
 def test_in_place_writes_nothing_where_nothing_changes(capsys, dropping, model, tmp_path):
@@ -465,8 +488,8 @@ def test_version_and_help(capsys):
     assert call(capsys, "--version") == (f"structdrop {sd.__version__}\n", "")
     out, _ = call(capsys, "--help")
     for command in (
-        "sites", "insert", "mode", "fold", "clean", "inline", "inspect", "verify", "plot", "bench",
-        "info", "demo",
+        "sites", "insert", "mode", "reseed", "fold", "clean", "inline", "inspect", "verify", "plot",
+        "bench", "info", "demo",
     ):  # fmt: skip
         assert f"  {command} " in out
         assert call(capsys, command, "--help")[0].startswith(f"usage: structdrop {command}")
@@ -751,6 +774,7 @@ def test_commands_that_need_nodes(capsys, tmp_path, model):
     target = tmp_path / "o.onnx"
     for argv in (
         ("mode", model, "-o", target, "--train"),
+        ("reseed", model, "-o", target, "--seed", 1),
         ("inline", model, "-o", target),
         ("plot", "masks", model, "-o", tmp_path / "o.png"),
     ):

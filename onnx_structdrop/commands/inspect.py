@@ -152,7 +152,7 @@ def _fate(node: StochasticNode) -> str | None:
         "deleted?": node.deleted is None,
         "deleted": bool(node.deleted),
         "frozen": node.frozen,
-        "merged": bool(node.twins),
+        "merged": len(node.alike) > 1,
     }
     return " ".join(word for word, holds in fates.items() if holds) or None
 

@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     _sites(command("sites", "sites", "List the sites of a model where dropout can go."))
     _insert(command("insert", "insert", "Insert structured dropout behind the chosen sites."))
     _mode(command("mode", "rewrite", "Switch the structured dropout of a model on or off."))
+    _reseed(command("reseed", "rewrite", "Give the structured dropout of a model new seeds."))
     _fold(command("fold", "rewrite", "Take structured dropout out again, without a trace."))
     _clean(command("clean", "clean", "Bring any dropout of a model into its inference form."))
     _inline(command("inline", "rewrite", "Write structured dropout as plain ONNX operators."))
@@ -140,6 +141,18 @@ def _mode(parser: argparse.ArgumentParser) -> None:
     mode = parser.add_mutually_exclusive_group(required=True)
     mode.add_argument("--train", action="store_true", help="nodes drop")
     mode.add_argument("--eval", action="store_true", help="nodes do nothing")
+    groups.json_output(parser)
+
+
+def _reseed(parser: argparse.ArgumentParser) -> None:
+    groups.model(parser)
+    groups.output(parser)
+    parser.add_argument(
+        "--seed",
+        type=int,
+        required=True,
+        help="the seeds of all nodes follow from it; give every process or rank its own",
+    )
     groups.json_output(parser)
 
 

@@ -1,4 +1,4 @@
-"""``structdrop mode``, ``fold`` and ``inline``: change the structured dropout of a model."""
+"""``structdrop mode``, ``reseed``, ``fold`` and ``inline``: change nodes of ours in a model."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from onnx_structdrop.commands.changes import print_changes, print_nodes
 from onnx_structdrop.commands.facts import Facts
 from onnx_structdrop.commands.files import check_output, model_size, output_path, write
 from onnx_structdrop.commands.verify import accept, tell
-from onnx_structdrop.console import message, print_json
+from onnx_structdrop.console import message, print_json, print_table
 from onnx_structdrop.errors import CheckFailedError, ModelError
 from onnx_structdrop.graph.fold import fold
 from onnx_structdrop.graph.inline import inline
 from onnx_structdrop.graph.inspect import StochasticNode, inspect
 from onnx_structdrop.graph.io import load
-from onnx_structdrop.graph.mode import set_training_mode
+from onnx_structdrop.graph.mode import reseed, set_training_mode
 from onnx_structdrop.graph.record import check_not_inlined
 from onnx_structdrop.graph.verify import verify
 from onnx_structdrop.graph.verify.pinned import pinned
@@ -53,6 +53,27 @@ def _mode(
         _print_json(options, target, training_mode=options.train, nodes=after)
         return 0
     print_nodes(f"{_count(after)} in {mode} mode", after)
+    return 0
+
+
+def _reseed(
+    options: argparse.Namespace, model: ir.Model, nodes: tuple[StochasticNode, ...], target: str
+) -> int:
+    result = reseed(model, options.seed)
+    after = inspect(result).own
+    changed = [node.seed for node in nodes] != [node.seed for node in after]
+    _finish(options, model, result, target, changed=changed)
+    if options.json:
+        _print_json(options, target, seed=options.seed, nodes=after)
+        return 0
+    print_table(
+        {"node": "name", "operator": "left", "seed before": "right", "seed": "right"},
+        (
+            (new.name, new.op_type, old.seed, new.seed)
+            for old, new in zip(nodes, after, strict=True)
+        ),
+        title=f"{_count(after)} reseeded from {options.seed}",
+    )
     return 0
 
 
@@ -118,7 +139,7 @@ def _inline(
     return 0
 
 
-_COMMANDS = {"mode": _mode, "fold": _fold, "inline": _inline}
+_COMMANDS = {"mode": _mode, "reseed": _reseed, "fold": _fold, "inline": _inline}
 
 
 def _finish(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from onnx_structdrop.graph.collector import uncollected
 from onnx_structdrop.graph.convert import as_ir, like
 from onnx_structdrop.graph.fold import fold
 from onnx_structdrop.graph.names import Names
@@ -89,6 +90,7 @@ class CleanReport:
         }
 
 
+@uncollected()
 def clean(model: ModelT, *, unscaled_dropout: bool = False) -> tuple[ModelT, CleanReport]:
     """Return a copy of a model in inference form, and a report.
 

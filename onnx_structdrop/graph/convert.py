@@ -32,8 +32,6 @@ version 10, where functions have no value_info, theirs moves to the graph under 
 
 from __future__ import annotations
 
-import copy
-import gc
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -42,9 +40,11 @@ import onnx
 import onnx_ir as ir
 
 from onnx_structdrop.errors import ArgumentTypeError, ModelError, StructDropError
+from onnx_structdrop.graph.collector import uncollected
 from onnx_structdrop.graph.files.calls import check_calls
 from onnx_structdrop.graph.files.external import check_proto_references
 from onnx_structdrop.graph.files.fidelity import adopt, restore
+from onnx_structdrop.graph.files.stream import Outline, hollow
 from onnx_structdrop.graph.files.tensors import all_graphs, proto_tensors, tensor_slots, unshared
 from onnx_structdrop.graph.files.wellformed import (
     check_header,
@@ -57,7 +57,7 @@ from onnx_structdrop.graph.files.wellformed import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["ModelT", "as_ir", "from_proto", "like", "to_proto"]
+__all__ = ["ModelT", "as_ir", "from_proto", "like", "outlined", "to_proto"]
 
 ModelT = TypeVar("ModelT", bound=onnx.ModelProto | ir.Model)
 """A model of either kind, for functions that return the kind they were given."""
@@ -86,7 +86,7 @@ def as_ir(model: onnx.ModelProto | ir.Model) -> ir.Model:
             f"model must be an onnx.ModelProto or an onnx_ir.Model, got {type(model).__name__}; "
             "onnx_structdrop.load(path) reads one from a file"
         )
-    with _broken("the model cannot be copied"), _uncollected():
+    with _broken("the model cannot be copied"), uncollected():
         check_calls(model)
         private = model.clone()
     for tensor, _, _ in tensor_slots(private):
@@ -100,8 +100,9 @@ def as_ir(model: onnx.ModelProto | ir.Model) -> ir.Model:
         produced = (output for node in graph for output in node.outputs)
         for value in (*graph.inputs, *graph.initializers.values(), *produced):
             # Setting Value.dtype writes into the type object, which clone() shares.
-            if isinstance(value.type, (ir.TensorType, ir.SparseTensorType)):
-                value.type = copy.copy(value.type)
+            kind = value.type
+            if isinstance(kind, (ir.TensorType, ir.SparseTensorType)):
+                value.type = type(kind)(kind.dtype, denotation=kind.denotation)
     return private
 
 
@@ -128,7 +129,7 @@ def from_proto(proto: onnx.ModelProto, base_dir: str | None = None) -> ir.Model:
     UnsupportedModelError
         If it holds what onnx-ir cannot, see the table above.
     """
-    with _broken("the model is broken"), _uncollected():
+    with _broken("the model is broken"), uncollected():
         check_header(proto)
         check_text(proto)
         if base_dir is not None:
@@ -156,26 +157,47 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     ModelError
         If onnx-ir cannot serialise the model, such as an initializer without data.
     """
+    return _serialised(model, model)
+
+
+def outlined(model: ir.Model) -> tuple[onnx.ModelProto, dict[int, ir.TensorProtocol]]:
+    """Convert `model` without the content of its large weights, for `stream.pieces`.
+
+    Returns
+    -------
+    proto : onnx.ModelProto
+        As from `to_proto`, but some initializers of the main graph are empty.
+    weights : dict of int to onnx_ir.TensorProtocol
+        Those, by their position.
+
+    Raises
+    ------
+    ModelError
+        As `to_proto`.
+    """
+    with _broken("the model cannot be copied"):
+        check_calls(model)
+    weights: dict[int, ir.TensorProtocol] = {}
+    initializers: dict[str, ir.Value | Outline] = {}
+    for place, (name, value) in enumerate(model.graph.initializers.items()):
+        empty = hollow(value.const_value)
+        initializers[name] = value
+        if empty is not None and value.const_value is not None:
+            weights[place] = value.const_value
+            initializers[name] = Outline(value, const_value=empty)
+    graph = Outline(model.graph, initializers=initializers)
+    return _serialised(model, Outline(model, graph=graph)), weights
+
+
+def _serialised(model: ir.Model, shown: ir.Model | Outline) -> onnx.ModelProto:
     for graph in all_graphs(model):
         for name, value in graph.initializers.items():
             if value.const_value is None:
                 raise ModelError(f"initializer {quoted(name)} has no data")
-    with _broken("the model cannot be converted to a proto"), _uncollected():
-        proto = ir.to_proto(model)
+    with _broken("the model cannot be converted to a proto"), uncollected():
+        proto = ir.serde.serialize_model(cast("ir.Model", shown))
         restore(proto, model)
     return proto
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Pause the collector of cycles: what is made here stays, however often it looks."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
 
 
 @contextmanager

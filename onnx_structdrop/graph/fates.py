@@ -90,6 +90,7 @@ class Fates:
         self._frozen: set[ir.Node] = set()
         self._alike: dict[Hashable, list[ir.Node]] = {}
         self._group: dict[ir.Node, Hashable] = {}
+        self._named: dict[Hashable, tuple[str, ...]] = {}
 
     def read(self, graph: ir.Graph | ir.Function, random: Collection[ir.Node]) -> None:
         """Look at a graph, given that the graphs around it were looked at.
@@ -119,9 +120,17 @@ class Fates:
         """Tell whether all that a random node reads is constant."""
         return node in self._frozen
 
-    def twins(self, node: ir.Node) -> list[ir.Node]:
-        """Return the other random nodes of the graph that compute the same, seeds included."""
-        return [twin for twin in self._alike[self._group[node]] if twin is not node]
+    def alike(self, node: ir.Node) -> tuple[str, ...]:
+        """Return the outputs of the random nodes of the graph that compute what a node does.
+
+        It is one of them; seeds count. All nodes of a group share one tuple: where all masks of a
+        net are alike, a list of the others for each of them would grow by the square.
+        """
+        group = self._group[node]
+        if group not in self._named:
+            alike = self._alike[group]
+            self._named[group] = tuple(one.outputs[0].name or "" for one in alike if one.outputs)
+        return self._named[group]
 
     def _number(self, key: Hashable) -> int:
         return self._numbers.setdefault(key, len(self._numbers))

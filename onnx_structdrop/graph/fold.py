@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from onnx_structdrop.errors import ModelError
+from onnx_structdrop.graph.collector import uncollected
 from onnx_structdrop.graph.convert import as_ir, like
 from onnx_structdrop.graph.files.fidelity import follow
 from onnx_structdrop.graph.inline import inline_nodes
@@ -28,6 +29,7 @@ __all__ = ["fold"]
 Model = TypeVar("Model", onnx.ModelProto, ir.Model)
 
 
+@uncollected()
 def fold(model: Model) -> Model:
     """Return a copy of a model without structured dropout, in inference form.
 

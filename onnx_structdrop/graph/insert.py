@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnx_structdrop.errors import ArgumentError, ArgumentTypeError, SiteError
 from onnx_structdrop.functions import check_opset
+from onnx_structdrop.graph.collector import uncollected
 from onnx_structdrop.graph.convert import as_ir, like
 from onnx_structdrop.graph.files.fidelity import follow
 from onnx_structdrop.graph.names import Names
@@ -49,6 +50,7 @@ _ELEMENT_TYPES = dict(
 )
 
 
+@uncollected()
 def insert(
     model: Model,
     spec: DropoutSpec,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from onnx_structdrop.graph.collector import uncollected
 from onnx_structdrop.graph.convert import as_ir
 from onnx_structdrop.graph.fates import Fates, is_deleted
 from onnx_structdrop.graph.nodes import element_type, is_dropout
@@ -88,8 +89,8 @@ class StochasticNode:
     read what."""
     frozen: bool = False
     """Whether all that it reads is constant, so that constant folding would fix it for good."""
-    twins: tuple[str, ...] = ()
-    """Outputs of nodes that compute the same, which merging equal nodes would take for one."""
+    alike: tuple[str, ...] = ()
+    """Outputs of the nodes that compute the same, its own among them: see `twins`."""
     problems: tuple[str, ...] = ()
     """What is malformed about it; fields that cannot be read for that are None or empty."""
 
@@ -99,13 +100,24 @@ class StochasticNode:
         Numbers of type float32 are the shortest that stand for them, such as 0.1, and what
         attributes of this package encode is spelled out, such as ``"valid"``.
         """
-        fields = asdict(self)
+        fields: dict[str, Any] = {
+            "twins" if name == "alike" else name: self.twins if name == "alike" else value
+            for name, value in asdict(self).items()
+        }
         fields["ratio"], fields["seed"] = _shortest(self.ratio), _shortest(self.seed)
         fields["attributes"] = {
             name: _word(name, value) if self.origin == "structdrop" else _shortest(value)
             for name, value in fields["attributes"].items()
         }
         return fields
+
+    @property
+    def twins(self) -> tuple[str, ...]:
+        """Outputs of other nodes that compute the same: merging equal nodes makes one of them."""
+        if self.output not in self.alike:
+            return self.alike
+        place = self.alike.index(self.output)
+        return self.alike[:place] + self.alike[place + 1 :]
 
 
 def _shortest(value: Any) -> Any:
@@ -145,6 +157,7 @@ class InspectReport:
         return {"nodes": [node.to_dict() for node in self.nodes]}
 
 
+@uncollected()
 def inspect(model: onnx.ModelProto | ir.Model) -> InspectReport:
     """Report every stochastic node: structured dropout, and foreign dropout and generators.
 
@@ -251,7 +264,7 @@ def _described(
         reaches=() if reach is None else reach.outputs(node),
         deleted=is_deleted(node, formal) if standard else False,
         frozen=not own and fates.frozen(node),
-        twins=tuple(twin.outputs[0].name or "" for twin in fates.twins(node) if twin.outputs),
+        alike=fates.alike(node) if node.outputs else (),
         problems=tuple(reading.problems),
     )
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from onnx_structdrop.errors import ArgumentError, ArgumentTypeError, ModelError, OutputError
-from onnx_structdrop.graph.convert import as_ir, from_proto, to_proto
+from onnx_structdrop.graph.convert import as_ir, from_proto, outlined, to_proto
 from onnx_structdrop.graph.files.atomic import Replacement
 from onnx_structdrop.graph.files.external import (
     check_model_references,
@@ -25,14 +26,14 @@ from onnx_structdrop.graph.files.external import (
     total_size,
     write_data,
 )
+from onnx_structdrop.graph.files.parsing import parse
+from onnx_structdrop.graph.files.stream import UnevenError, fits, pieces
 from onnx_structdrop.graph.files.tensors import proto_tensors
 from onnx_structdrop.graph.files.wellformed import check_header, check_text, one_line, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import BinaryIO
-
-    import onnx_ir as ir
 
 __all__ = ["load", "save"]
 
@@ -52,6 +53,8 @@ _OTHER_FORMATS = (
     (0, b"{", "JSON text"),
     (0, b"<", "XML or HTML text"),
 )
+
+_LONGEST_MAGIC = max(place + len(magic) for place, magic, _ in _OTHER_FORMATS)
 
 _SYSTEM_FOLDERS = (("/", "dev"), ("/", "proc"))
 
@@ -143,11 +146,15 @@ def save(
             check_header(model)
             _write(target, lambda _: _serialise(model, target))
             return
+        limit = _PROTO_LIMIT - _STRUCTURE
+        if name is None and isinstance(model, ir.Model) and fits(model, limit):
+            _stream(model, target)
+            return
         private = as_ir(model)
         check_model_references(private)
         files = data_files(private)
         _check_not_data(target, files)
-        if name is None and (files or total_size(private) > _PROTO_LIMIT - _STRUCTURE):
+        if name is None and (files or total_size(private) > limit):
             name = _default_data_name(files, target)
         if name is None:
             _write(target, lambda _: _serialise(to_proto(private), target))
@@ -203,24 +210,23 @@ def _parse(source: Path) -> onnx.ModelProto:
                 f"{shown} has {status.st_size} bytes, but an ONNX file cannot have more than "
                 f"{_PROTO_LIMIT}: larger models keep their weights in external data"
             )
-        content = source.read_bytes()
+        with source.open("rb") as file:
+            start = file.read(_LONGEST_MAGIC)
+            if not start:
+                raise ModelError(f"{shown} is empty")
+            for place, magic, what in _OTHER_FORMATS:
+                if start.startswith(magic, place):
+                    raise ModelError(f"{shown} is not an ONNX model: it looks like {what}")
+            file.seek(0)
+            return parse(file, status.st_size)
     except FileNotFoundError:
         raise ModelError(f"{shown} does not exist") from None
     except OSError as error:
         raise ModelError(f"cannot read {shown}: {error.strerror}") from None
-    if not content:
-        raise ModelError(f"{shown} is empty")
-    for start, magic, what in _OTHER_FORMATS:
-        if content.startswith(magic, start):
-            raise ModelError(f"{shown} is not an ONNX model: it looks like {what}")
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(content)
     except DecodeError as error:
         raise ModelError(
             f"{shown} is not an ONNX model, or is truncated: {one_line(error)}"
         ) from None
-    return proto
 
 
 def _is_self_contained(model: onnx.ModelProto) -> bool:
@@ -238,11 +244,32 @@ def _serialise(proto: onnx.ModelProto, target: Path) -> bytes:
     with suppress(EncodeError, ValueError):
         content = proto.SerializeToString()
     if not 0 < len(content) <= _PROTO_LIMIT:
-        raise OutputError(
-            f"cannot write {_shown(target)}: the model is larger than the {_PROTO_LIMIT} bytes "
-            "that an ONNX file can have; give external_data a file name"
-        )
+        raise _too_large(target)
     return content
+
+
+def _too_large(target: Path) -> OutputError:
+    return OutputError(
+        f"cannot write {_shown(target)}: the model is larger than the {_PROTO_LIMIT} bytes "
+        "that an ONNX file can have; give external_data a file name"
+    )
+
+
+def _stream(model: ir.Model, target: Path) -> None:
+    """Write a model without its weights being in memory twice."""
+    size, content = pieces(*outlined(model))
+    if size > _PROTO_LIMIT:
+        raise _too_large(target)
+    with Replacement() as replacement:
+        file = replacement.create(target)
+        try:
+            file.writelines(content)
+        except UnevenError:
+            # Such a weight is broken, but is what was given: the model is written all the same.
+            file.seek(0)
+            file.truncate()
+            file.write(_serialise(to_proto(model), target))
+        replacement.commit()
 
 
 def _write(target: Path, content: Callable[[Replacement], bytes]) -> None:

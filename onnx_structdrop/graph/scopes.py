@@ -50,8 +50,8 @@ def scopes(model: ir.Model) -> Iterator[tuple[str, ir.Graph | ir.Function]]:
         labels: dict[str, int] = {}
         for node in graph:
             label = ""
-            for attribute in node.attributes.values():
-                if attribute.is_ref() or attribute.type not in _GRAPH_TYPES:
+            for attribute in node.attributes.data.values():
+                if attribute.type not in _GRAPH_TYPES or attribute.is_ref():
                     continue
                 label = label or _free(node.name or node.op_type, labels)
                 path = "/".join(filter(None, (name, label, attribute.name)))

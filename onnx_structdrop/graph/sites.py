@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from onnx_structdrop.graph.collector import uncollected
 from onnx_structdrop.graph.convert import as_ir
+from onnx_structdrop.graph.files.calls import check_calls
 from onnx_structdrop.graph.topology.blocks import Blocks
 from onnx_structdrop.graph.topology.chains import Chains
 from onnx_structdrop.graph.topology.dataflow import Dataflow
@@ -96,6 +98,7 @@ class _Found:
     owner: int | None
 
 
+@uncollected()
 def find_sites(model: onnx.ModelProto | ir.Model) -> list[Site]:
     """Return every place where structured dropout fits, in execution order.
 
@@ -113,10 +116,15 @@ def find_sites(model: onnx.ModelProto | ir.Model) -> list[Site]:
     ArgumentTypeError
         If `model` is neither.
     ModelError
-        If it is broken.
+        If it is broken, or functions call themselves.
+    UnsupportedModelError
+        If calls of functions stand for too many nodes.
     """
-    # An onnx_ir.Model is only read; as_ir would copy it, and refuses what is neither.
-    source = model if isinstance(model, ir.Model) else as_ir(model)
+    if isinstance(model, ir.Model):
+        check_calls(model)
+        source = model  # It is only read: a copy, which as_ir makes, would be for nothing.
+    else:
+        source = as_ir(model)  # Refuses what is neither.
     flow = Dataflow(source)
     shapes = Shapes(source, flow.scopes)
     resolution = Resolution(flow, shapes)

@@ -11,6 +11,7 @@ from onnx_structdrop.training.feeds import Evaluation
 from onnx_structdrop.training.finish import finish
 from onnx_structdrop.training.gradients import register_gradients
 from onnx_structdrop.training.history import History, accuracy, fit
+from onnx_structdrop.training.lowering import lower
 from onnx_structdrop.training.manifest import Manifest
 from onnx_structdrop.training.opening import open_session
 from onnx_structdrop.training.parallel import LocalSGD
@@ -18,6 +19,7 @@ from onnx_structdrop.training.preparation import Change, Prepared, prepare
 from onnx_structdrop.training.runtime import training_available
 from onnx_structdrop.training.schedule import Schedule
 from onnx_structdrop.training.session import TrainingSession
+from onnx_structdrop.training.stock import StockTrainer
 
 __all__ = [
     "Artifacts",
@@ -28,11 +30,13 @@ __all__ = [
     "Manifest",
     "Prepared",
     "Schedule",
+    "StockTrainer",
     "TrainingSession",
     "accuracy",
     "finish",
     "fit",
     "generate_artifacts",
+    "lower",
     "open_session",
     "prepare",
     "register_gradients",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_structdrop.training.runtime import training_available
 from onnx_structdrop.training.session import TrainingSession
 
 if TYPE_CHECKING:

@@ -180,3 +180,14 @@ def test_twins_are_looked_for_in_one_graph():
         "else_branch = e () => (p2) { v = RandomUniformLike (x) p2 = Mul (v, x) }> y = Relu (q)"
     )
     assert [node.twins for node in inspect(parsed(body)).nodes] == [(), ()]
+
+
+def test_a_group_of_equal_nodes_is_listed_once():
+    names = [f"u{number}" for number in range(50)]
+    draws = " ".join(f"{name} = RandomUniformLike (x)" for name in names)
+    nodes = inspect(parsed(f"{draws} y = Sum ({', '.join(names)})")).nodes
+    assert len({id(node.alike) for node in nodes}) == 1
+    assert nodes[0].alike == tuple(names)
+    assert nodes[3].twins == tuple(name for name in names if name != "u3")
+    assert nodes[3].to_dict()["twins"] == nodes[3].twins
+    assert "alike" not in nodes[3].to_dict()

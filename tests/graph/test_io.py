@@ -7,6 +7,8 @@ import os
 import stat
 import subprocess
 import sys
+import time
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
@@ -28,7 +31,7 @@ from onnx_structdrop.errors import (
 )
 from onnx_structdrop.graph import io
 from onnx_structdrop.graph.convert import to_proto
-from onnx_structdrop.graph.files import external
+from onnx_structdrop.graph.files import external, parsing
 from onnx_structdrop.graph.io import load, save
 
 ROOT = Path(__file__).parents[2]
@@ -149,10 +152,10 @@ def test_unreadable(inline):
 
 
 def test_read_error(inline, monkeypatch):
-    def fail(self):
+    def fail(self, mode):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", fail)
+    monkeypatch.setattr(Path, "open", fail)
     refused(inline, "cannot read .*m.onnx.*Permission denied")
 
 
@@ -1222,3 +1225,134 @@ def test_device_links_are_not_replaced():
     with pytest.raises(OutputError, match="models are written to regular files"):
         save(build(), "/dev/stdout")
     assert os.readlink("/dev/stdout") == before  # noqa: PTH115
+
+
+# Files are read and written piece by piece
+
+
+def of_all_sizes():
+    """Return a model with small and large weights, of all ways to hold them."""
+    weights = [
+        numpy_helper.from_array(np.arange(count, dtype=dtype), f"w_{number}")
+        for number, (count, dtype) in enumerate(
+            [(1, np.float32), (300_000, np.float32), (0, np.int64), (5_000, np.int64),
+             (70_000, np.float16), (40_000, np.uint8)]
+        )
+    ]  # fmt: skip
+    listed = TensorProto(name="listed", data_type=FLOAT, dims=[20_000])
+    listed.float_data.extend(np.ones(20_000, np.float32))
+    weights += [listed, helper.make_tensor("texts", TensorProto.STRING, [2], [b"a", b"b"])]
+    weights[1].doc_string = "documented"
+    weights[1].metadata_props.add(key="from", value="here")
+    weights[3].data_location = TensorProto.DEFAULT
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w_0"], ["y"])],
+        "sizes",
+        [helper.make_tensor_value_info("x", FLOAT, [1])],
+        [helper.make_tensor_value_info("y", FLOAT, [1])],
+        weights,
+        doc_string="behind the weights",
+    )
+    annotation = graph.quantization_annotation.add(tensor_name="w_1")
+    annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="w_0")
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10, producer_name="me"
+    )
+    model.metadata_props.add(key="k", value="v")
+    return model
+
+
+def stored(path, proto):
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def test_a_file_is_as_if_written_at_once(tmp_path):
+    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
+    proto = of_all_sizes()
+    source.write_bytes(proto.SerializeToString())
+    model = load(source)
+    save(model, target)
+    assert target.read_bytes() == source.read_bytes()
+    # Weights that onnx-ir holds itself go the same way.
+    value = model.graph.initializers["w_1"]
+    value.const_value = ir.Tensor(value.const_value.numpy(), name="w_1", doc_string="new")
+    save(model, target)
+    assert target.read_bytes() == to_proto(model).SerializeToString()
+
+
+def test_saving_renames_no_tensor_of_the_caller(tmp_path):
+    model = load(stored(tmp_path / "m.onnx", of_all_sizes()))
+    tensor = ir.Tensor(np.zeros(9_000, np.float32), name="of another model")
+    model.graph.initializers["w_1"].const_value = tensor
+    save(model, tmp_path / "n.onnx")
+    assert tensor.name == "of another model"
+    assert "w_1" in load(tmp_path / "n.onnx").graph.initializers
+
+
+def test_a_weight_of_the_wrong_length_is_written_as_it_is(tmp_path):
+    proto = of_all_sizes()
+    del proto.graph.initializer[2:]
+    proto.graph.initializer[1].raw_data += b"more"
+    source = stored(tmp_path / "m.onnx", proto)
+    save(load(source), tmp_path / "n.onnx")
+    assert (tmp_path / "n.onnx").read_bytes() == source.read_bytes()
+
+
+def test_nodes_out_of_order_are_not_written(tmp_path):
+    model = load(stored(tmp_path / "m.onnx", of_all_sizes()))
+    first = model.graph[0]
+    second = ir.node("Relu", [first.outputs[0]], name="second")
+    model.graph.insert_before(first, second)
+    with pytest.raises(ModelError, match="cannot be copied"):
+        save(model, tmp_path / "n.onnx")
+    assert not (tmp_path / "n.onnx").exists()
+
+
+def test_fields_may_come_in_any_order_and_in_parts(tmp_path):
+    proto = of_all_sizes()
+    graph = onnx.GraphProto(initializer=proto.graph.initializer[4:])
+    part = onnx.ModelProto(graph=graph, producer_version="2")
+    del proto.graph.initializer[4:]
+    unknown = b"\xfa\x3f\x03abc\xf8\x3f\x05\xfd\x3f\x00\x00\x80\x3f"
+    content = part.SerializeToString() + unknown + proto.SerializeToString()
+    whole = onnx.ModelProto()
+    whole.ParseFromString(content)
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with path.open("rb") as file:
+        assert parsing.parse(file, len(content)) == whole
+    with path.open("rb") as file:
+        read = parsing.parse(file, len(content))
+        assert read.SerializeToString() == whole.SerializeToString()
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_damaged_files_are_read_as_protobuf_reads_them(data):
+    content = bytearray(DAMAGED)
+    for _ in range(data.draw(st.integers(1, 3))):
+        # Most of the file are weights: what is around them is more interesting.
+        place = data.draw(st.sampled_from(OUTSIDE_WEIGHTS))
+        content[place] = data.draw(st.integers(0, 255))
+    content = bytes(content[: data.draw(st.sampled_from([len(content), len(content) - 1]))])
+    whole = onnx.ModelProto()
+    try:
+        whole.ParseFromString(content)
+    except DecodeError:
+        with pytest.raises(DecodeError):
+            parsing.parse(BytesIO(content), len(content))
+        return
+    assert parsing.parse(BytesIO(content), len(content)) == whole
+
+
+DAMAGED = of_all_sizes().SerializeToString()
+OUTSIDE_WEIGHTS = [*range(150), *range(len(DAMAGED) - 200, len(DAMAGED))]
+
+
+def test_files_of_next_to_nothing_but_fields_are_left_to_protobuf(tmp_path):
+    path = tmp_path / "m.onnx"
+    path.write_bytes(of_all_sizes().SerializeToString() + b"\xf8\x3f\x05" * 400_000)
+    started = time.perf_counter()
+    load(path)
+    assert time.perf_counter() - started < 5

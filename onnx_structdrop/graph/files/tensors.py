@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-__all__ = ["ProtoTensor", "all_graphs", "is_unloaded", "proto_tensors", "tensor_slots", "unshared"]
+__all__ = [
+    "ProtoTensor",
+    "all_graphs",
+    "is_unloaded",
+    "proto_tensors",
+    "subgraphs_of",
+    "tensor_slots",
+    "unshared",
+]
 
 
 _PACKED = frozenset(
@@ -47,6 +55,16 @@ class ProtoTensor(ir.TensorProtoTensor):
         renamed.CopyFrom(self._proto)
         renamed.name = value or ""
         self._proto = renamed
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self._proto.dims)
+
+    @property
+    def nbytes(self) -> int:
+        """Number of bytes that type and shape make."""
+        return -(-self.size * self.dtype.bitwidth // 8)
 
     def numpy(self) -> npt.NDArray[Any]:
         """Return the values; a `ModelError` if there are none, or not as many as the shape says."""
@@ -108,7 +126,33 @@ def all_graphs(model: ir.Model) -> Iterator[ir.Graph]:
     """Yield every graph of `model`: the main one, function bodies, and all subgraphs."""
     for root in (model.graph, *(function.graph for function in model.functions.values())):
         yield root
-        yield from root.subgraphs()
+        yield from _inside(root)
+
+
+def _inside(graph: ir.Graph) -> list[ir.Graph]:
+    """Return the subgraphs of a graph, at any depth, each in front of those inside it."""
+    # Graph.subgraphs does the same, in several times the time.
+    found: dict[ir.Graph, None] = {}
+    pending = [iter(graph)]
+    while pending:
+        node = next(pending[-1], None)
+        if node is None:
+            pending.pop()
+            continue
+        subgraphs = list(subgraphs_of(node))
+        found.update(dict.fromkeys(subgraphs))
+        pending += [iter(subgraph) for subgraph in reversed(subgraphs)]
+    return list(found)
+
+
+def subgraphs_of(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the graphs in the attributes of a node."""
+    for attribute in node.attributes.data.values():
+        kind = attribute.type
+        if kind == ir.AttributeType.GRAPH and not attribute.is_ref():
+            yield attribute.as_graph()
+        elif kind == ir.AttributeType.GRAPHS and not attribute.is_ref():
+            yield from attribute.as_graphs()
 
 
 def proto_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -157,7 +201,8 @@ def tensor_slots(
             if value.const_value is not None:
                 yield value.const_value, partial(setattr, value, "const_value"), True
         for node in graph:
-            yield from _attribute_slots(node.attributes)
+            if node.attributes.data:
+                yield from _attribute_slots(node.attributes)
     for function in model.functions.values():
         yield from _attribute_slots(function.attributes)
 
@@ -165,7 +210,7 @@ def tensor_slots(
 def _attribute_slots(
     attributes: Any,
 ) -> Iterator[tuple[ir.TensorProtocol, Callable[[ir.TensorProtocol], None], bool]]:
-    for attribute in list(attributes.values()):
+    for attribute in list(attributes.data.values()):
         if attribute.is_ref() or attribute.value is None:
             continue
         if attribute.type == ir.AttributeType.TENSOR:

@@ -8,6 +8,7 @@ before the conversion, and so is text that is not UTF-8. Nothing here reads a we
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 import onnx
@@ -17,6 +18,8 @@ from onnx_structdrop.errors import ModelError, UnsupportedModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from google.protobuf.descriptor import Descriptor  # type: ignore[import-untyped]
 
 __all__ = ["check_header", "check_structure", "check_text", "one_line", "quoted"]
 
@@ -88,13 +91,33 @@ def check_text(message: Message) -> None:
         for entry in (*message.external_data, *message.metadata_props):
             check_text(entry)
         return
+    if isinstance(message, onnx.TensorShapeProto):
+        # The most numerous of messages.
+        for dim in message.dim:
+            _check_decoded(dim.dim_param, dim, "dim_param")
+            _check_decoded(dim.denotation, dim, "denotation")
+        return
+    texts = _texts(message.DESCRIPTOR)
     for field, value in message.ListFields():
-        if field.type == field.TYPE_MESSAGE:
-            for each in (value,) if isinstance(value, Message) else value:
-                check_text(each)
-        elif field.type == field.TYPE_STRING:
+        is_text = texts.get(field.number)
+        if is_text is None:
+            continue
+        if is_text:
             for text in (value,) if isinstance(value, str | bytes) else value:
                 _check_decoded(text, message, field.name)
+        else:
+            for each in (value,) if isinstance(value, Message) else value:
+                check_text(each)
+
+
+@cache
+def _texts(kind: Descriptor) -> dict[int, bool]:
+    """Return the fields that hold text (True) or messages (False); others hold neither."""
+    return {
+        field.number: field.type == field.TYPE_STRING
+        for field in kind.fields
+        if field.type in (field.TYPE_STRING, field.TYPE_MESSAGE)
+    }
 
 
 def _check_decoded(text: str | bytes, message: Message, field: str) -> None:

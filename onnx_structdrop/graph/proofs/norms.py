@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from onnx_structdrop.errors import ModelError
+from onnx_structdrop.graph.files.wellformed import quoted
 from onnx_structdrop.graph.proofs.calls import Calls, bodies
 from onnx_structdrop.graph.proofs.sources import DEFAULT_DOMAINS, integer, is_random
 from onnx_structdrop.graph.scopes import scopes
@@ -97,7 +99,14 @@ def _number(node: ir.Node, name: str, default: float) -> float | None:
     attribute = node.attributes.get(name)
     if attribute is None:
         return default
-    return None if attribute.is_ref() else float(attribute.as_float())
+    if attribute.is_ref():
+        return None
+    if attribute.type != ir.AttributeType.FLOAT:
+        raise ModelError(
+            f"node {quoted(node.name or '')} ({node.op_type}): its attribute {name!r} is a "
+            f"{attribute.type.name}, not a FLOAT; mend the attribute"
+        )
+    return attribute.as_float()
 
 
 def _is_dummy(value: ir.Value | None, wanted: float) -> bool:
@@ -127,9 +136,9 @@ def _hangs_on_data(value: ir.Value | None, calls: Calls) -> bool:
             if is_random(node):
                 return True
             if node.op_type not in ("Shape", "Size"):
-                found += node.inputs
+                found.extend(node.inputs)
             for body in bodies(node):
-                found += body.outputs
+                found.extend(body.outputs)  # += asks the container, which refuses
             found += calls.inner.get(current, ())
         elif current in calls.actuals:
             found += calls.actuals[current]

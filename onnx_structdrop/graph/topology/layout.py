@@ -108,8 +108,14 @@ class Layout:
     @property
     def coarseness(self) -> Fraction | None:
         """Input positions per position of the map: orders maps from fine to coarse."""
-        known = [stride for stride in self.strides if stride is not None]
-        return prod(known, start=Fraction(1)) if known and len(known) == len(self.strides) else None
+        strides = self.strides
+        known = [stride for stride in strides if stride is not None]
+        if not known or len(known) < len(strides):
+            return None
+        # Reduced once, not at each factor.
+        return Fraction(
+            prod(stride.numerator for stride in known), prod(stride.denominator for stride in known)
+        )
 
 
 def as_map(layout: Layout, *, channels: bool = False) -> Layout:

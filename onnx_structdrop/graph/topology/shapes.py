@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
+from onnx_structdrop.graph.topology.propagation import LongVectors
 from onnx_structdrop.schema import DOMAIN
 
 if TYPE_CHECKING:
@@ -46,6 +47,10 @@ class Shapes:
         self._infos: dict[ir.Value, onnx.TypeProto] = {}
         self._dims: dict[ir.Value, tuple[Dim, ...] | None] = {}
         self._symbols = _symbols(model)
+        scopes = list(scopes)
+        if all(_is_settled(value) for scope in scopes for node in scope.nodes
+               for value in node.outputs):  # fmt: skip
+            return
         inferred = _infer(model)
         tables: dict[_Key, _Infos] = {}
         if inferred is not None:
@@ -90,6 +95,18 @@ class Shapes:
         return dim.dim_param if dim.dim_param in self._symbols else None
 
 
+def _is_settled(value: ir.Value) -> bool:
+    """Tell whether inference has nothing to add: it never contradicts a size that is given."""
+    if not value.name:
+        return True
+    shape = value.shape
+    return (
+        isinstance(value.type, ir.TensorType)
+        and value.dtype != ir.DataType.UNDEFINED
+        and (shape is not None and all(isinstance(size, int) for size in shape))
+    )
+
+
 def _symbols(model: ir.Model) -> set[str]:
     values = [*model.graph.inputs, *model.graph.outputs]
     values += [value for node in model.graph for value in node.outputs]
@@ -130,12 +147,27 @@ def _collect(graph: onnx.GraphProto, tables: dict[_Key, _Infos]) -> None:
 
 
 def _infer(model: ir.Model) -> onnx.ModelProto | None:
-    for data_prop in (True, False):
-        try:
-            return onnx.shape_inference.infer_shapes(_skeleton(model), data_prop=data_prop)
-        except Exception as error:  # noqa: BLE001 - the C++ side raises many kinds
-            logger.debug("shape inference (data_prop=%s) failed: %s", data_prop, error)
-    return None
+    skeleton = _skeleton(model)
+    plain: onnx.ModelProto | None = None
+    long = LongVectors(skeleton, skeleton)
+    if long.uses or long.in_bodies:
+        plain = _inferred(skeleton, data_prop=False)
+        if plain is None:
+            return None
+        long = LongVectors(skeleton, plain)
+        if long.in_bodies:
+            return plain
+        long.hide()
+    followed = _inferred(skeleton, data_prop=True)
+    return followed or plain or _inferred(skeleton, data_prop=False)
+
+
+def _inferred(skeleton: onnx.ModelProto, *, data_prop: bool) -> onnx.ModelProto | None:
+    try:
+        return onnx.shape_inference.infer_shapes(skeleton, data_prop=data_prop)
+    except Exception as error:  # noqa: BLE001 - the C++ side raises many kinds
+        logger.debug("shape inference (data_prop=%s) failed: %s", data_prop, error)
+        return None
 
 
 def _skeleton(model: ir.Model) -> onnx.ModelProto:

@@ -1,7 +1,8 @@
 """Sliding windows: explicit padding, averages as convolutions, transposed convolutions as products.
 
 In 1.19.2 the gradient of Conv ignores ``auto_pad`` SAME, that of AveragePool divides by zero where
-a size is free (the process dies) and ignores dilations, and ConvTranspose has no gradient kernel.
+a size is free (the process dies) and ignores dilations, that of MaxPool kills the process where a
+size is free, and ConvTranspose has no gradient kernel.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def rewrite_windows(editing: Editing) -> None:
     Raises
     ------
     UnsupportedModelError
-        If a size is needed and unknown, or transposed windows overlap.
+        If a size is needed and unknown, such as one that is max-pooled, or transposed windows
+        overlap.
     """
     for node in list(editing.graph):
         if node.domain not in ("", "ai.onnx"):
@@ -36,10 +38,21 @@ def rewrite_windows(editing: Editing) -> None:
             _explicit_padding(editing, node)
         elif node.op_type == "AveragePool":
             _average(editing, node)
+        elif node.op_type == "MaxPool":
+            _check_sizes(editing, node)
         elif node.op_type == "GlobalMaxPool":
             _global_max(editing, node)
         elif node.op_type == "ConvTranspose":
             _transposed(editing, node)
+
+
+def _check_sizes(editing: Editing, node: ir.Node) -> None:
+    if None in _spatial(editing, node):
+        raise refuse(
+            node,
+            "a size of its map is free, and the gradient of MaxPool in 1.19.2 kills the process "
+            "then; fix the sizes with onnx.tools.update_model_dims, the batch may stay free",
+        )
 
 
 def _text(value: object) -> str:

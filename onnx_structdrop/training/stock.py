@@ -1,0 +1,417 @@
+"""Training on the plain onnxruntime, from the artifacts of onnxruntime-training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import onnx
+
+from onnx_structdrop import native as kernels
+from onnx_structdrop.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    ModelError,
+    NativeLibraryError,
+    StructDropError,
+    TrainingError,
+)
+from onnx_structdrop.training import manifest as files
+from onnx_structdrop.training.artifacts import Artifacts
+from onnx_structdrop.training.buffers import FlatArrays
+from onnx_structdrop.training.feeds import Evaluation, arrange, check_labels
+from onnx_structdrop.training.folders import absolute, new_folder
+from onnx_structdrop.training.lowering import lower
+from onnx_structdrop.training.lowering.optimizers import read_optimizer
+from onnx_structdrop.training.schedule import Schedule
+from onnx_structdrop.training.stages import check_stages
+from onnx_structdrop.training.stock_files import (
+    FORMAT,
+    chosen_kernels,
+    entry,
+    read_arrays,
+    read_config,
+    runtime_errors,
+    session_options,
+    write_arrays,
+)
+from onnx_structdrop.training.streams import begin_at
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+    from onnx_structdrop.training.manifest import Manifest
+
+__all__ = ["StockTrainer"]
+
+_ARTIFACTS = "artifacts"
+_STATE = "state.npz"
+_PARAMETER, _MOMENT = "parameter/", "moment/"
+
+
+class StockTrainer:
+    """A model in training, in the plain onnxruntime.
+
+    Takes the folders that `generate_artifacts` writes and does what `TrainingSession` does: each
+    step first sets the ratios that the schedule asks for, then runs forward and backward, then the
+    optimizer. The training graph is lowered to standard ONNX; the optimizer is NumPy.
+
+    Parameters
+    ----------
+    artifacts
+        A folder of `generate_artifacts`.
+    native
+        True runs the dropout nodes in the native kernels, False as functions; "auto" takes the
+        kernels where they are available.
+    threads
+        Of onnxruntime, for each operator; None leaves it the choice.
+    schedule
+        In place of the artifacts' own.
+    learning_rate
+        As the optimizer of onnxruntime-training begins with.
+
+    Raises
+    ------
+    NativeLibraryError
+        The kernels are asked for and not available.
+    ModelError
+        The folder is missing, not whole, or of another version of this package.
+    UnsupportedModelError
+        An operator of the training graph has no standard form; the message names node and
+        operator.
+    ArgumentError, ArgumentTypeError
+        An argument is out of range; the schedule does not fit the model.
+
+    Examples
+    --------
+    >>> trainer = StockTrainer("artifacts")  # doctest: +SKIP
+    >>> for images, labels in batches:  # doctest: +SKIP
+    ...     loss = trainer.step(images, labels)
+    """
+
+    def __init__(
+        self,
+        artifacts: Artifacts | str | os.PathLike[str],
+        *,
+        native: bool | str = "auto",
+        threads: int | None = None,
+        schedule: Schedule | None = None,
+        learning_rate: float = 0.001,
+    ) -> None:
+        loaded = artifacts if isinstance(artifacts, Artifacts) else Artifacts.load(artifacts)
+        state = {
+            f"{_PARAMETER}{name}": value for name, value in read_arrays(loaded.parameters).items()
+        }
+        if schedule is not None and not isinstance(schedule, Schedule):
+            raise ArgumentTypeError(f"schedule must be a Schedule, not {type(schedule).__name__}")
+        if schedule is not None:
+            check_stages(schedule, loaded.manifest.ratios)
+        self._begin(
+            loaded,
+            state,
+            steps=0,
+            native=chosen_kernels(native),
+            threads=threads,
+            schedule=schedule or loaded.manifest.schedule,
+        )
+        self.learning_rate = learning_rate
+
+    @classmethod
+    def resume(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        native: bool | str = "auto",
+        threads: int | None = None,
+    ) -> Self:
+        """Return a trainer that goes on where `save` wrote `directory`.
+
+        Parameters, moments, step, schedule and learning rate are as they were; see `begin_at` for
+        the masks.
+
+        Raises
+        ------
+        ModelError
+            The folder is not one of `save`, or is damaged.
+        NativeLibraryError
+            The trainer used the kernels, which are not available here; ``native=False`` goes on
+            with other masks.
+        """
+        folder = absolute(directory, "directory")
+        config = read_config(folder)
+        state = read_arrays(folder / _STATE)
+        trainer = cls.__new__(cls)
+        try:
+            saved = config["schedule"]
+            schedule = None if saved is None else Schedule.from_config(saved)
+            steps, rate, used = int(config["steps"]), config["learning_rate"], config["native"]
+        except (KeyError, TypeError, ValueError, StructDropError) as error:
+            raise ModelError(f"{folder / files.MANIFEST} is damaged ({error!r})") from error
+        if native == "auto" and used and not kernels.native_available():
+            raise NativeLibraryError(
+                f"{folder} was trained with the native kernels, which are not available here; "
+                "native=False goes on with functions, and with other masks"
+            )
+        trainer._begin(
+            Artifacts.load(folder / _ARTIFACTS),
+            state,
+            steps=steps,
+            native=bool(used) if native == "auto" else chosen_kernels(native),
+            threads=threads,
+            schedule=schedule,
+        )
+        trainer.learning_rate = rate
+        return trainer
+
+    def _begin(
+        self,
+        artifacts: Artifacts,
+        state: Mapping[str, np.ndarray],
+        *,
+        steps: int,
+        native: bool,
+        threads: int | None,
+        schedule: Schedule | None,
+    ) -> None:
+        self._artifacts, self._steps, self._native = artifacts, steps, native
+        manifest = artifacts.manifest
+        self._manifest = dataclasses.replace(manifest, schedule=schedule)
+        self._optimizer = read_optimizer(onnx.load(artifacts.optimizer_model))
+        trainable = {name: entry(state, _PARAMETER, name) for name in manifest.trainable}
+        self._arrays = FlatArrays(trainable)
+        self._weights, self._gradients = self._arrays.new(), self._arrays.new()
+        self._moments = tuple(self._arrays.new() for _ in range(self._optimizer.moments))
+        self._parameters = self._arrays.views(self._weights)
+        for name, value in trainable.items():
+            self._parameters[name][...] = value
+        for index, moment in enumerate(self._moments):
+            for name, view in self._arrays.views(moment).items():
+                if steps:
+                    view[...] = entry(state, f"{_MOMENT}{index}/", name)
+        for name in manifest.frozen:
+            self._parameters[name] = np.array(entry(state, _PARAMETER, name), order="C")
+        options = session_options(threads, native=native)
+        training = begin_at(onnx.load(artifacts.training_model), steps, native=native)
+        self._training = self._session(training, options)
+        self._evaluation = self._session(onnx.load(artifacts.eval_model), options)
+        self._binding = self._bound()
+        self._outputs: dict[str, np.ndarray] = {}
+
+    def _session(self, model: onnx.ModelProto, options: Any) -> Any:
+        from onnxruntime import InferenceSession
+
+        content = lower(model).SerializeToString()
+        with runtime_errors(self._artifacts.directory):
+            return InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def _bound(self) -> Any:
+        """Return a binding in which the session reads and writes the flat arrays in place."""
+        binding = self._training.io_binding()
+        taken = {value.name for value in self._training.get_inputs()}
+        made = {value.name for value in self._training.get_outputs()}
+        data = {info.name for info in (*self._manifest.inputs, self._manifest.labels)}
+        unknown = taken - data - set(self._parameters)
+        if unknown:
+            raise ModelError(
+                f"{self._artifacts.training_model} takes {sorted(unknown)}, which the manifest "
+                "does not describe; make the artifacts again"
+            )
+        for name, value in self._parameters.items():
+            if name in taken:
+                binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+        for name, value in self._arrays.views(self._gradients).items():
+            gradient = f"{name}_grad"
+            if gradient not in made:
+                raise ModelError(
+                    f"{self._artifacts.training_model} gives no gradient of parameter {name!r}; "
+                    "make the artifacts again"
+                )
+            binding.bind_output(gradient, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+        return binding
+
+    @property
+    def artifacts(self) -> Artifacts:
+        """The folder that the trainer was made from."""
+        return self._artifacts
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model takes and returns, with the schedule in use."""
+        return self._manifest
+
+    @property
+    def native(self) -> bool:
+        """Whether the native kernels run the dropout nodes."""
+        return self._native
+
+    @property
+    def steps(self) -> int:
+        """How many steps were made since training began, before it was resumed included."""
+        return self._steps
+
+    @property
+    def learning_rate(self) -> float:
+        """The optimizer's learning rate."""
+        return self._rate
+
+    @learning_rate.setter
+    def learning_rate(self, value: float) -> None:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ArgumentTypeError(f"learning_rate must be a number, not {value!r}")
+        if not 0 <= value < math.inf:
+            raise ArgumentError(f"learning_rate is {value}; allowed is 0 or a positive number")
+        self._rate = float(value)
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """The ratio that each ratio parameter holds now, by name."""
+        return {
+            each.name: float(self._parameters[each.name].reshape(()))
+            for each in self._manifest.ratios
+        }
+
+    @property
+    def parameters(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters by name, frozen ones and ratios included."""
+        return {name: value.copy() for name, value in self._parameters.items()}
+
+    @property
+    def gradients(self) -> dict[str, np.ndarray]:
+        """Copies of the gradients of the last step by name, clipped where the optimizer clips."""
+        return {name: view.copy() for name, view in self._arrays.views(self._gradients).items()}
+
+    @property
+    def last_outputs(self) -> dict[str, np.ndarray]:
+        """What the last step's forward pass made, with dropout on; empty before the first."""
+        return dict(self._outputs)
+
+    def assign(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """Replace the values of some parameters.
+
+        Raises
+        ------
+        ArgumentError
+            A name is unknown, or a shape or element type is not that of the parameter.
+        """
+        for name, value in parameters.items():
+            if name not in self._parameters:
+                raise ArgumentError(f"the model has no parameter {name!r}")
+            old, new = self._parameters[name], np.asarray(value)
+            if new.shape != old.shape or new.dtype != old.dtype:
+                raise ArgumentError(
+                    f"parameter {name!r} is {old.dtype}{list(old.shape)}, "
+                    f"not {new.dtype}{list(new.shape)}"
+                )
+        for name, value in parameters.items():
+            self._parameters[name][...] = value
+
+    def step(self, inputs: Any, labels: Any) -> float:
+        """Make one step of training on a batch and return its loss, from before the step.
+
+        Parameters
+        ----------
+        inputs
+            An array; a list of arrays where the model has several inputs; or arrays by name.
+        labels
+            An array; int64 for the cross entropy, of the output's shape without axis 1.
+
+        Raises
+        ------
+        ArgumentError, ArgumentTypeError
+            A name, shape or element type is wrong, a label is none of the classes, or the
+            schedule leaves [0, 1). Nothing was changed.
+        TrainingError
+            onnxruntime failed in the run.
+        """
+        feeds = self._feeds(inputs, labels)
+        self._drive()
+        manifest = self._manifest
+        names = [manifest.loss_name, *manifest.outputs, *manifest.extra_outputs]
+        names += [value for _, value in manifest.statistics]
+        for name, value in feeds.items():
+            self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+        with runtime_errors(self._artifacts.directory, TrainingError):
+            for name in names:  # anew, since their sizes may change with the batch
+                self._binding.bind_output(name)
+            self._training.run_with_iobinding(self._binding)
+            results = self._binding.get_outputs()[len(manifest.trainable) :]
+        values = {name: result.numpy() for name, result in zip(names, results, strict=True)}
+        for name, output in manifest.statistics:
+            self._parameters[name][...] = values.pop(output)
+        loss = float(values.pop(manifest.loss_name).reshape(()))
+        self._outputs = values
+        self._steps += 1
+        self._optimizer.update(
+            self._weights, self._gradients, self._moments, self._rate, self._steps
+        )
+        return loss
+
+    def evaluate(self, inputs: Any, labels: Any) -> Evaluation:
+        """Run the evaluation model, without dropout, on a batch.
+
+        Parameters and errors are those of `step`.
+        """
+        feeds = self._feeds(inputs, labels)
+        manifest = self._manifest
+        names = [manifest.loss_name, *manifest.outputs, *manifest.extra_outputs]
+        for value in self._evaluation.get_inputs():
+            if value.name not in feeds:
+                feeds[value.name] = self._parameters[value.name]
+        with runtime_errors(self._artifacts.directory):
+            loss, *outputs = self._evaluation.run(names, feeds)
+        return Evaluation(float(loss.reshape(())), dict(zip(names[1:], outputs, strict=True)))
+
+    def save(self, directory: str | os.PathLike[str], *, overwrite: bool = True) -> None:
+        """Write a folder from which `resume` goes on.
+
+        It holds the artifacts as well, so it depends on no other folder. It appears whole or not
+        at all; one that is there is replaced.
+
+        Raises
+        ------
+        OutputError
+            The folder cannot be written; what was there before is still there.
+        """
+        state = {f"{_PARAMETER}{name}": value for name, value in self._parameters.items()}
+        for index, moment in enumerate(self._moments):
+            views = self._arrays.views(moment)
+            state.update((f"{_MOMENT}{index}/{name}", view) for name, view in views.items())
+        schedule = self._manifest.schedule
+        config = {
+            "format": FORMAT,
+            "steps": self._steps,
+            "learning_rate": self._rate,
+            "native": self._native,
+            "schedule": None if schedule is None else schedule.get_config(),
+        }
+        with new_folder(absolute(directory, "directory"), overwrite=overwrite) as folder:
+            shutil.copytree(self._artifacts.directory, folder / _ARTIFACTS)
+            write_arrays(folder / _STATE, state)
+            (folder / files.MANIFEST).write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+    def _feeds(self, inputs: Any, labels: Any) -> dict[str, np.ndarray]:
+        arrays = arrange(self._manifest, inputs, labels)
+        if self._manifest.loss == "cross_entropy":
+            check_labels(arrays[-1], self._manifest.classes)
+        infos = (*self._manifest.inputs, self._manifest.labels)
+        return {
+            info.name: np.ascontiguousarray(array)
+            for info, array in zip(infos, arrays, strict=True)
+        }
+
+    def _drive(self) -> None:
+        """Set the ratios for the coming step."""
+        schedule = self._manifest.schedule
+        if schedule is None:
+            return
+        values = {
+            each.name: schedule.ratio(self._steps, each.rate, each.stages[0])
+            for each in self._manifest.ratios
+        }
+        for name, value in values.items():
+            self._parameters[name][...] = value

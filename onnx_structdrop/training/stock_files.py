@@ -1,0 +1,143 @@
+"""Files of training on the plain onnxruntime, and its sessions' options."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnx_structdrop import native as kernels
+from onnx_structdrop.errors import ArgumentError, ModelError, StructDropError
+from onnx_structdrop.training import manifest as files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+__all__ = [
+    "FORMAT",
+    "chosen_kernels",
+    "entry",
+    "read_arrays",
+    "read_config",
+    "runtime_errors",
+    "session_options",
+    "write_arrays",
+]
+
+FORMAT = "stock-1"
+"""What the manifest of a saved training names, so that nothing else takes it for artifacts."""
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of one of NumPy's archives by name.
+
+    Raises
+    ------
+    ModelError
+        It is missing or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays as one of NumPy's archives, whatever their names are."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.asarray(array), allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), buffer.getvalue())
+
+
+def entry(arrays: Mapping[str, np.ndarray], prefix: str, name: str) -> np.ndarray:
+    """Return one array.
+
+    Raises
+    ------
+    ModelError
+        It is missing.
+    """
+    if prefix + name not in arrays:
+        raise ModelError(f"the saved arrays lack {prefix}{name}; make the artifacts again")
+    return arrays[prefix + name]
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return what `StockTrainer.save` wrote beside the arrays.
+
+    Raises
+    ------
+    ModelError
+        The folder is not one of it.
+    """
+    path = folder / files.MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{folder} is no folder of StockTrainer.save: {path} cannot be read ({error})"
+        ) from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ModelError(
+            f"{folder} holds no training of StockTrainer to resume (format {found!r}, not "
+            f"{FORMAT!r}); StockTrainer(directory) begins one from artifacts"
+        )
+    return dict(content)
+
+
+def chosen_kernels(native: bool | str) -> bool:
+    """Return whether to use the native kernels.
+
+    Raises
+    ------
+    ArgumentError
+        `native` is neither True, False nor "auto".
+    """
+    if isinstance(native, bool):
+        return native
+    if native != "auto":
+        raise ArgumentError(f"native is {native!r}; allowed are True, False and 'auto'")
+    return kernels.native_available()
+
+
+def session_options(threads: int | None, *, native: bool) -> Any:
+    """Return options for sessions that train.
+
+    Raises
+    ------
+    ArgumentError
+        `threads` is no positive number.
+    NativeLibraryError
+        The kernels are asked for and not available.
+    """
+    from onnxruntime import SessionOptions
+
+    options = SessionOptions()
+    # The gradient builder leaves initializers that nothing reads; each gives a warning.
+    options.log_severity_level = 3
+    if threads is not None:
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise ArgumentError(f"threads is {threads!r}; allowed is 1 or more")
+        options.intra_op_num_threads = threads
+    if native:
+        kernels.register(options)
+    return options
+
+
+@contextlib.contextmanager
+def runtime_errors(where: Path, kind: type[StructDropError] = ModelError) -> Iterator[None]:
+    """Turn what onnxruntime raises, which has no class in common, into an error of ours."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise kind(f"{where}: onnxruntime: {reason}") from error
