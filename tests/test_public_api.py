@@ -43,6 +43,7 @@ NAMES = {
     *SIGNATURES,
     *("ArgumentError", "ArgumentTypeError", "CheckFailedError", "ModelError", "NativeLibraryError"),
     *("DependencyError", "OutputError", "SiteError", "StructDropError", "UnsupportedModelError"),
+    "TrainingError",
     *("get_library_path", "native_available"),
     *("CleanReport", "VerifyReport"),
     *("InspectReport", "Site", "StochasticNode", "__version__", "reference", "training"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import shutil
@@ -19,11 +18,17 @@ from onnx_structdrop.errors import (
     ArgumentTypeError,
     ModelError,
     NativeLibraryError,
-    StructDropError,
     TrainingError,
 )
 from onnx_structdrop.training import manifest as files
 from onnx_structdrop.training.artifacts import Artifacts, write_parameters
+from onnx_structdrop.training.calls import (
+    as_tuple,
+    load_state,
+    runtime_errors,
+    session_options,
+    write_errors,
+)
 from onnx_structdrop.training.feeds import Evaluation, arrange, check_labels
 from onnx_structdrop.training.folders import absolute, new_folder
 from onnx_structdrop.training.runtime import training_api
@@ -33,7 +38,7 @@ from onnx_structdrop.training.streams import begin_at, reseeded
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from onnx_structdrop.training.manifest import Manifest
 
@@ -102,16 +107,16 @@ class TrainingSession:
             artifacts = artifacts.directory
         self._artifacts = Artifacts.load(artifacts)
         self._manifest = _with_schedule(self._artifacts.manifest, schedule)
-        self._state = _load_state(self._artifacts.checkpoint)
+        self._state = load_state(self._artifacts.checkpoint)
         self._steps = int(self._property(_STEP, 0))
         self._native = self._chosen(native)
         model = onnx.load(self._artifacts.training_model)
         self._training_model = model if seed is None else reseeded(model, seed)
-        options = _options(threads, native=self._native)
+        options = session_options(threads, native=self._native)
         if self._manifest.optimizer == "sgd":
             options.log_severity_level = _ERRORS  # it warns of the shape its own operator returns
         begun = begin_at(self._training_model, self._steps, native=self._native)
-        with _runtime_errors(self._artifacts.directory), tempfile.TemporaryDirectory() as folder:
+        with runtime_errors(self._artifacts.directory), tempfile.TemporaryDirectory() as folder:
             path = Path(folder, files.TRAINING_MODEL)
             path.write_bytes(begun.SerializeToString())
             self._module = api.Module(
@@ -253,9 +258,9 @@ class TrainingSession:
         """
         feeds = self._feeds(inputs, labels)
         self._drive()
-        with _runtime_errors(self._artifacts.directory, TrainingError):
+        with runtime_errors(self._artifacts.directory, TrainingError):
             self._module.train()
-            results = _tuple(self._module(*feeds))
+            results = as_tuple(self._module(*feeds))
             self._optimizer.step()
             self._module.lazy_reset_grad()
         statistics = self._manifest.statistics
@@ -273,9 +278,9 @@ class TrainingSession:
         Parameters and errors are those of `step`.
         """
         feeds = self._feeds(inputs, labels)
-        with _runtime_errors(self._artifacts.directory):
+        with runtime_errors(self._artifacts.directory):
             self._module.eval()
-            loss, *outputs = _tuple(self._module(*feeds))
+            loss, *outputs = as_tuple(self._module(*feeds))
         return Evaluation(float(loss), dict(zip(self._output_names(), outputs, strict=True)))
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = True) -> None:
@@ -300,7 +305,7 @@ class TrainingSession:
             shutil.copyfile(source.eval_model, folder / files.EVAL_MODEL)
             shutil.copyfile(source.optimizer_model, folder / files.OPTIMIZER_MODEL)
             path = folder / files.CHECKPOINT
-            with _write_errors():
+            with write_errors():
                 type(self._state).save_checkpoint(
                     self._state, str(path), include_optimizer_state=True
                 )
@@ -312,7 +317,7 @@ class TrainingSession:
 
         `finish` makes a model without them of it.
         """
-        with _runtime_errors(self._artifacts.directory):
+        with runtime_errors(self._artifacts.directory):
             self._module.eval()
             self._module.export_model_for_inferencing(str(path), list(self._manifest.outputs))
 
@@ -363,44 +368,3 @@ def _with_schedule(manifest: Manifest, schedule: Schedule | None) -> Manifest:
         raise ArgumentTypeError(f"schedule must be a Schedule, not {type(schedule).__name__}")
     check_stages(schedule, manifest.ratios)
     return dataclasses.replace(manifest, schedule=schedule)
-
-
-def _load_state(path: Path) -> Any:
-    with _runtime_errors(path):
-        return training_api().CheckpointState.load_checkpoint(str(path))
-
-
-def _options(threads: int | None, *, native: bool) -> Any:
-    from onnxruntime import SessionOptions
-
-    options = SessionOptions()
-    if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ArgumentError(f"threads is {threads!r}; allowed is 1 or more")
-        options.intra_op_num_threads = threads
-    if native:
-        kernels.register(options)
-    return options
-
-
-@contextlib.contextmanager
-def _runtime_errors(where: Path, kind: type[StructDropError] = ModelError) -> Iterator[None]:
-    """Turn what onnxruntime raises, which has no class in common, into an error of ours."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise kind(f"{where}: onnxruntime: {reason}") from error
-
-
-@contextlib.contextmanager
-def _write_errors() -> Iterator[None]:
-    """Turn what onnxruntime raises when it cannot write into an `OSError`."""
-    try:
-        yield
-    except Exception as error:
-        raise OSError(None, " ".join(str(error).split())) from error
-
-
-def _tuple(results: Any) -> tuple[np.ndarray, ...]:
-    return results if isinstance(results, tuple) else (results,)

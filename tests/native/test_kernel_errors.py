@@ -159,6 +159,8 @@ AT_ONCE = [
     *((op, {"seed": None}, "seed is missing", "an integer") for op in DROPOUT_OPS),
     *((op, {"seed": 1.5}, "seed has the wrong type", "an integer") for op in DROPOUT_OPS),
     *((op, {"seed": [1]}, "seed has the wrong type", "an integer") for op in DROPOUT_OPS),
+    *((op, {"first_run": -1}, "first_run is -1", "0 or more") for op in DROPOUT_OPS),
+    *((op, {"first_run": 1.0}, "first_run has the wrong type", "an integer") for op in DROPOUT_OPS),
     *((op, {"training_mode": 2}, "training_mode is 2", "0 or 1") for op in DROPOUT_OPS),
     *((op, {"training_mode": "1"}, "training_mode has the", "integer") for op in DROPOUT_OPS),
 ]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnxruntime
 import pytest
-from kernel_sessions import kernel_session
 from one_node import attributes_of, dropped, one_node, random_data, session
 
-from onnx_structdrop import native_available
+from onnx_structdrop import native_available, register
 from onnx_structdrop.schema import DROPOUT_OPS
 from onnx_structdrop.training.streams import begin_at, reseeded
 
@@ -19,6 +19,14 @@ needs_kernels = pytest.mark.skipif(not native_available(), reason="needs the nat
 
 def model_of(op_type, **changes):
     return one_node(op_type, SHAPE, seed=11, **attributes_of(op_type, len(SHAPE), **changes))
+
+
+def kernel_session(model):
+    options = onnxruntime.SessionOptions()
+    register(options)
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def masks(runner, ratios):
