@@ -164,10 +164,10 @@ class Emitter:
         self,
         op_type: str,
         *inputs: ir.Value | None,
-        **attributes: int | float | str | Sequence[int],
+        **attributes: Any,
     ) -> ir.Value:
         """Add a node and return its first output."""
-        return self.node(op_type, *inputs, **attributes).outputs[0]
+        return self.node(op_type, *inputs, outputs=1, **attributes).outputs[0]
 
     def constant(self, array: npt.ArrayLike, word: str, dtype: Any = np.float32) -> ir.Value:
         """Add a constant."""

@@ -9,14 +9,15 @@ import onnx_ir as ir
 from onnx_structdrop.errors import UnsupportedModelError
 from onnx_structdrop.functions import function_proto
 from onnx_structdrop.graph.nodes import check_call, dropout_nodes, own_calls
+from onnx_structdrop.graph.reading import constant_array
 from onnx_structdrop.graph.record import check_not_inlined
 from onnx_structdrop.schema import DOMAIN, GRAD_OP, MIN_FUNCTION_IR, VERSION
-from onnx_structdrop.training.preparation.editing import label
+from onnx_structdrop.training.preparation.editing import label, refuse
 
 if TYPE_CHECKING:
     from onnx_structdrop.training.preparation.editing import Editing
 
-__all__ = ["complete_nodes"]
+__all__ = ["complete_nodes", "complete_standard"]
 
 
 def complete_nodes(editing: Editing) -> list[ir.Value]:
@@ -55,6 +56,31 @@ def complete_nodes(editing: Editing) -> list[ir.Value]:
             ratios[ratio] = None
     _declare(editing)
     return list(ratios)
+
+
+def complete_standard(editing: Editing) -> None:
+    """Make standard Dropout in inference mode an Identity, and name the mask of the others.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If a mask is read in inference mode.
+    """
+    for node in list(editing.graph):
+        if node.domain not in ("", "ai.onnx") or node.op_type != "Dropout":
+            continue
+        mode = node.inputs[2] if len(node.inputs) > 2 else None
+        constant = None if mode is None or mode.is_graph_input() else constant_array(mode)
+        off = mode is None or (constant is not None and not constant.any())
+        if not off:
+            node.resize_outputs(2)
+            if not node.outputs[1].name:
+                node.outputs[1].name = editing.names.take(f"{node.outputs[0].name}_mask")
+            continue
+        if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
+            raise refuse(node, "its mask is read in inference mode; onnx_structdrop.clean mends it")
+        editing.replace(node, editing.emit(node)("Identity", node.inputs[0]))
+        editing.note(node, "made an Identity", "it drops nothing, and its gradient needs a mask")
 
 
 def _parameter(editing: Editing, node: ir.Node) -> ir.Value | None:

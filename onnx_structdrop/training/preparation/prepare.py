@@ -10,8 +10,9 @@ from onnx_structdrop.graph.mode import reseed
 from onnx_structdrop.training.preparation.activations import rewrite_activations
 from onnx_structdrop.training.preparation.arithmetic import fold_constants
 from onnx_structdrop.training.preparation.calls import inline_calls
+from onnx_structdrop.training.preparation.dimensions import fix_sizes
 from onnx_structdrop.training.preparation.editing import Editing
-from onnx_structdrop.training.preparation.nodes import complete_nodes
+from onnx_structdrop.training.preparation.nodes import complete_nodes, complete_standard
 from onnx_structdrop.training.preparation.norms import (
     batch_norm_opset,
     freeze_batch_norms,
@@ -31,7 +32,7 @@ from onnx_structdrop.training.preparation.versions import check_types, fit_versi
 from onnx_structdrop.training.preparation.windows import rewrite_windows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
 __all__ = ["BATCH_NORMS", "prepare"]
 
@@ -45,6 +46,7 @@ def prepare(
     requires_grad: Collection[str] | None = None,
     frozen: Collection[str] = (),
     batch_norm: str = "frozen",
+    sizes: Mapping[str, int] | None = None,
     seed: int | None = None,
 ) -> Prepared[ModelT]:
     """Make a model trainable in onnxruntime-training 1.19.2, and find its parameters.
@@ -63,9 +65,12 @@ def prepare(
         Names or patterns of parameters to leave as they are.
     batch_norm
         "frozen" normalises by the running statistics, as in inference, and trains scale and bias.
-        "train" normalises by the batch; the running statistics move by the node's momentum, with
-        the variance of the batch unbiased by nothing (ONNX divides by the count, torch by one
+        "train" normalises by the batch; the running statistics move by the node's momentum, as
+        ONNX defines it: the variance of the batch is divided by the count (torch divides by one
         less). Models whose batch normalisation was folded into their convolutions have none.
+    sizes
+        Sizes for free dimensions of the inputs, by their names, such as ``{"height": 64}``. Some
+        operators need to know height and width, MaxPool among them; the batch may stay free.
     seed
         New seed of the dropout nodes; None keeps theirs.
 
@@ -95,6 +100,7 @@ def prepare(
     editing = Editing(result, opset)
     if batch_norm == "train":
         opset = editing.opset = max(opset, batch_norm_opset(editing))
+    fix_sizes(editing, sizes or {})
     inline_calls(editing)
     check_graph(result)
     fold_constants(editing)
@@ -111,6 +117,7 @@ def prepare(
     rewrite_resampling(editing)
     rewrite_activations(editing)
     fit_versions(editing, opset)
+    complete_standard(editing)
     ratios = complete_nodes(editing)
     choice = choose(editing.graph, parameters, requires_grad, frozen)
     check_gradients(editing, choice.trainable)

@@ -58,7 +58,7 @@ def _resize(editing: Editing, node: ir.Node) -> None:
         _factor(dims[axis], result[axis], scales[axis]) if axis in changed else 1
         for axis in range(len(dims))
     ]
-    if all(factors) and all(how.repeats(f) for axis, f in enumerate(factors) if axis in changed):
+    if all(factors) and all(how.repeats(factors[axis] or 1) for axis in changed):
         made = _repeat(editing, emit, data, [int(f or 1) for f in factors], dims)
         what = "repetition"
     else:
@@ -74,7 +74,8 @@ def _resize(editing: Editing, node: ir.Node) -> None:
                     node, f"the size of axis {axis} is not known, and {how.mode} resizing has "
                     "no form for free sizes; export the model with static sizes"
                 )  # fmt: skip
-            scale = scales[axis] if scales[axis] is not None else new / size
+            asked = scales[axis]
+            scale = new / size if asked is None else asked
             if how.mode == "nearest":
                 chosen = emit.constant(how.indices(size, new, scale), "positions", "int64")
                 made = emit("Gather", made, chosen, axis=axis)

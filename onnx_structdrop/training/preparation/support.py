@@ -157,6 +157,18 @@ def _matmul(editing: Editing, node: ir.Node, moving: set[ir.Value]) -> str | Non
     return None
 
 
+def _max_pool(editing: Editing, node: ir.Node, moving: set[ir.Value]) -> str | None:
+    dims = editing.dims(node.inputs[0])
+    if dims is None or not all(isinstance(size, int) for size in dims[2:]):
+        free = [size for size in (dims or ())[2:] if isinstance(size, str)]
+        given = ", ".join(f'"{name}": 64' for name in free) or "..."
+        return (
+            "1.19.2 makes its gradient zero where height or width is free; give sizes to "
+            f"prepare, such as sizes={{{given}}}, or export static ones"
+        )
+    return None
+
+
 def _pad(editing: Editing, node: ir.Node, moving: set[ir.Value]) -> str | None:
     mode = attribute(node, "mode", "constant")
     if (mode.decode() if isinstance(mode, bytes) else mode) != "constant":
@@ -186,6 +198,7 @@ def _where(editing: Editing, node: ir.Node, moving: set[ir.Value]) -> str | None
 _CONDITIONS: dict[str, Callable[[Editing, ir.Node, set[ir.Value]], str | None]] = {
     "Cast": _cast,
     "MatMul": _matmul,
+    "MaxPool": _max_pool,
     "Pad": _pad,
     "Pow": _power,
     "ReduceL2": _norm,

@@ -81,12 +81,12 @@ def through_identity(editing: Editing) -> None:
         name = output.name or "untied"
         own = editing.copy_of(value, f"{name}_value")
         editing.replace(node, own)
-        what = f"made an initializer of its own instead of an Identity of {value.name!r}"
-        editing.note(name, what, _WHY)
+        editing.note(name, f"given its own copy of {value.name!r}",
+                     _WHY)  # fmt: skip
 
 
 def _owner(node: ir.Node) -> Hashable:
-    """Return what calls of one module have in common: the weight, or that of the layer before."""
+    """Return what calls of one module share: the weight, or that of the layer before."""
     current: ir.Node | None = node
     path: list[str] = []
     while current is not None and len(path) < 8:

@@ -1,8 +1,7 @@
 """Sliding windows: explicit padding, averages as convolutions, transposed convolutions as products.
 
 In 1.19.2 the gradient of Conv ignores ``auto_pad`` SAME, that of AveragePool divides by zero where
-a size is free (the process dies) and ignores dilations, that of MaxPool kills the process where a
-size is free, and ConvTranspose has no gradient kernel.
+a size is free (the process dies) and ignores dilations, and ConvTranspose has no gradient kernel.
 """
 
 from __future__ import annotations
@@ -36,23 +35,14 @@ def rewrite_windows(editing: Editing) -> None:
             continue
         if node.op_type == "Conv":
             _explicit_padding(editing, node)
+        elif node.op_type == "MaxPool" and attribute(node, "storage_order", 0):
+            _row_major(editing, node)
         elif node.op_type == "AveragePool":
             _average(editing, node)
-        elif node.op_type == "MaxPool":
-            _check_sizes(editing, node)
         elif node.op_type == "GlobalMaxPool":
             _global_max(editing, node)
         elif node.op_type == "ConvTranspose":
             _transposed(editing, node)
-
-
-def _check_sizes(editing: Editing, node: ir.Node) -> None:
-    if None in _spatial(editing, node):
-        raise refuse(
-            node,
-            "a size of its map is free, and the gradient of MaxPool in 1.19.2 kills the process "
-            "then; fix the sizes with onnx.tools.update_model_dims, the batch may stay free",
-        )
 
 
 def _text(value: object) -> str:
@@ -111,6 +101,14 @@ def _explicit_padding(editing: Editing, node: ir.Node) -> None:
     node.attributes["pads"] = ir.AttrInt64s("pads", _pads(editing, node))
     del node.attributes["auto_pad"]
     editing.note(node, f"auto_pad {mode} written as pads", "its gradient ignores auto_pad")
+
+
+def _row_major(editing: Editing, node: ir.Node) -> None:
+    if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
+        raise refuse(node, "its gradient takes indices in row-major order, the model in the other")
+    del node.attributes["storage_order"]
+    editing.note(node, "storage_order removed", "nothing reads the indices but the gradient, "
+                 "which takes them in the other order")  # fmt: skip
 
 
 def _average(editing: Editing, node: ir.Node) -> None:
@@ -286,6 +284,6 @@ def _interleave(
     inner = emit.constant([channels, *kernel], "block", "int64")
     split = emit("Reshape", mixed, emit("Concat", batch, inner, space, axis=0))
     moved = emit("Transpose", split, perm=order)
-    wide = emit("Mul", space, emit.constant(list(kernel), "scale", "int64"))
+    grown = emit("Mul", space, emit.constant(list(kernel), "scale", "int64"))
     count = emit.constant([channels], "channels", "int64")
-    return emit("Reshape", moved, emit("Concat", batch, count, wide, axis=0))
+    return emit("Reshape", moved, emit("Concat", batch, count, grown, axis=0))
