@@ -96,7 +96,9 @@ def fuzz(session):
     session.install(".[test]")
     count, *rest = session.posargs or ["2000"]
     output = str(pathlib.Path(session.create_tmp()) / "failed")
-    session.run("python", "benchmarks/mutated_files.py", "--count", count, "--output", output, *rest)
+    session.run(
+        "python", "benchmarks/mutated_files.py", "--count", count, "--output", output, *rest
+    )
 
 
 @nox.session
