@@ -3,7 +3,8 @@
     python benchmarks/mutated_files.py [--count 20000] [--seed 0] [--jobs 1] [--corpus DIR]
 
 Small models are mutated, see ``mutations.py``, and each file goes through every operation on
-models, in a worker process that is replaced when it crashes, or hangs for more than ten seconds.
+models, in a worker process that is replaced when it crashes, or takes more than ten seconds; a
+file that takes so long once is run again, since a busy machine makes anything slow.
 An operation may refuse a file with an error of the package (a `StructDropError`); any other
 exception is a failure, and so are a crash, a hang, and a file that insertion and folding do not
 take back to what it was. Files that fail are written to a folder, one line each says how.
@@ -453,6 +454,7 @@ def run(arguments: argparse.Namespace, models: list[Base], progress: Progress) -
     """Run all files through all operations."""
     tally = Tally(arguments.output)
     task = progress.add_task("files", total=arguments.count)
+    slow: set[int | None] = set()
     indices = iter(range(arguments.start, arguments.start + arguments.count))
     with tempfile.TemporaryDirectory() as name:
         _write_bases(models, pathlib.Path(name))
@@ -464,6 +466,12 @@ def run(arguments: argparse.Namespace, models: list[Base], progress: Progress) -
                 for worker in list(busy):
                     outcomes = worker.outcomes()
                     if outcomes is None:
+                        continue
+                    hangs = any(one.kind == "hang" for one in outcomes)
+                    if hangs and worker.index not in slow:
+                        # A busy machine makes anything slow: it has to happen again.
+                        slow.add(worker.index)
+                        worker.give(worker.index)
                         continue
                     content, change = b"", ""
                     if any(one.kind in FAILURES for one in outcomes):
