@@ -102,6 +102,20 @@ def ops(session):
 
 
 @nox.session
+def fuzz(session):
+    """Run broken model files through every operation: ``nox -s fuzz -- COUNT`` (2000).
+
+    Further arguments go to the script, such as ``--seed 1 --corpus DIR``.
+    """
+    session.install(".[test]")
+    count, *rest = session.posargs or ["2000"]
+    output = str(pathlib.Path(session.create_tmp()) / "failed")
+    session.run(
+        "python", "benchmarks/mutated_files.py", "--count", count, "--output", output, *rest
+    )
+
+
+@nox.session
 @nox.parametrize("runtime", ["1.17.3", "1.19.2"])
 def runtimes(session, runtime):
     """Run the kernels in the oldest onnxruntime that loads them, and in the oldest supported one.

@@ -127,7 +127,10 @@ class Editing:
         old.replace_all_uses_with(result, replace_graph_outputs=True)
         self.graph.remove(node, safe=True)
         result.name, old.name = old.name, None
-        if result.shape is None and known is not None:
+        # A file cannot hold the shape of a value whose type is not known.
+        if result.type is None:
+            result.shape = None
+        elif result.shape is None and known is not None:
             result.shape = ir.Shape(known)
 
 
