@@ -43,7 +43,9 @@ def model_of(nodes, initializers, shape, *, opset=17, batch="N", output=None, ir
 def after_layer(op_type, shape, *rest, initializers=(), **options):
     """Return a scale, which is the parameter, and behind it a node of one operator."""
     settings_of_model = {
-        key: options.pop(key) for key in ("opset", "batch", "ir_version") if key in options
+        key: options.pop(key)
+        for key in ("opset", "batch", "ir_version", "output")
+        if key in options
     }
     nodes = [
         helper.make_node("Conv", ["data", "weight"], ["scaled"], name="layer", group=shape[1]),
@@ -215,7 +217,13 @@ def test_normalisations(rank, epsilon, seed):
     ):
         names = [each.name for each in weights]
         model = after_layer(
-            op_type, shape, *names, initializers=weights, epsilon=epsilon, **options
+            op_type,
+            shape,
+            *names,
+            initializers=weights,
+            epsilon=epsilon,
+            output=["N", *shape[1:]],
+            **options,
         )
         prepared = assert_same(model, data, gone=op_type, tolerance=5e-6)
         assert prepared.trainable == ("weight", "scale", "bias")
