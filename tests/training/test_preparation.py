@@ -40,7 +40,9 @@ def model_of(nodes, initializers, shape, *, opset=17, batch="N", output=None, ir
 def after_layer(op_type, shape, *rest, initializers=(), **options):
     """Return a scale, which is the parameter, and behind it a node of one operator."""
     settings_of_model = {
-        key: options.pop(key) for key in ("opset", "batch", "ir_version") if key in options
+        key: options.pop(key)
+        for key in ("opset", "batch", "ir_version", "output")
+        if key in options
     }
     nodes = [
         helper.make_node("Conv", ["data", "weight"], ["scaled"], name="layer", group=shape[1]),
@@ -188,3 +190,166 @@ def test_resize_of_free_sizes_by_whole_factors(mode, coordinates):
             prepare(model)
         return
     assert_same(model, data_of((2, 2, 5, 4)), gone="Resize")
+
+
+def normalisations():
+    ones = [tensor("scale", np.linspace(0.5, 1.5, CHANNELS)), tensor("bias", np.arange(CHANNELS))]
+    statistics = [
+        tensor("mean", np.linspace(-1, 1, CHANNELS)),
+        tensor("var", np.linspace(0.3, 2, CHANNELS)),
+    ]
+    return ones, statistics
+
+
+@few
+@given(rank=st.integers(3, 5), epsilon=st.sampled_from([1e-5, 1e-2]), seed=seeds)
+def test_normalisations(rank, epsilon, seed):
+    affine, statistics = normalisations()
+    shape = (2, CHANNELS, 3, 4, 2)[:rank]
+    data = data_of(shape, seed)
+    for op_type, weights, options in (
+        ("BatchNormalization", [*affine, *statistics], {}),
+        ("InstanceNormalization", affine, {}),
+        ("GroupNormalization", affine, {"num_groups": 2, "opset": 21, "ir_version": 10}),
+    ):
+        names = [each.name for each in weights]
+        model = after_layer(
+            op_type,
+            shape,
+            *names,
+            initializers=weights,
+            epsilon=epsilon,
+            output=["N", *shape[1:]],
+            **options,
+        )
+        prepared = assert_same(model, data, gone=op_type, tolerance=5e-6)
+        assert prepared.trainable == ("weight", "scale", "bias")
+        assert prepared.frozen == tuple(names[2:])
+
+
+def test_scales_joined_from_constants_are_computed():
+    nodes = [
+        helper.make_node("Conv", ["data", "weight"], ["scaled"], name="layer"),
+        helper.make_node("Constant", [], ["ones"], value=tensor("", [1, 1])),
+        helper.make_node("Constant", [], ["twos"], value=tensor("", [2, 2])),
+        helper.make_node("Concat", ["ones", "twos"], ["scales"], axis=0),
+        helper.make_node("Resize", ["scaled", "", "scales"], ["result"], mode="linear"),
+    ]
+    model = model_of(nodes, [tensor("weight", np.eye(2)[..., None, None])], (2, 2, 4, 3))
+    prepared = assert_same(model, data_of((2, 2, 4, 3)), gone="Resize")
+    assert any("arithmetic on constants" in change.what for change in prepared.changes)
+
+
+def test_equal_parameters_do_not_train_as_one():
+    """Two layers share a bias by Identity, and statistics are shared with it."""
+    zeros = tensor("bias", np.zeros(CHANNELS))
+    weights = [tensor(f"w{n}", data_of((CHANNELS, CHANNELS, 1, 1), n)) for n in (1, 2)]
+    rest = [tensor("scale", np.ones(CHANNELS)), tensor("var", np.ones(CHANNELS))]
+    nodes = [
+        helper.make_node("Identity", ["bias"], ["bias2"]),
+        helper.make_node("Conv", ["data", "w1", "bias"], ["one"], name="one"),
+        helper.make_node("Conv", ["one", "w2", "bias2"], ["two"], name="two"),
+        helper.make_node(
+            "BatchNormalization", ["two", "scale", "bias", "bias", "var"], ["result"], name="norm"
+        ),
+    ]
+    shape = (2, CHANNELS, 3, 3)
+    model = model_of(nodes, [zeros, *weights, *rest], shape)
+    prepared = assert_same(model, data_of(shape), gone="Identity")
+    assert {"w1", "w2", "bias", "bias2", "scale"} < set(prepared.trainable)
+    assert len(prepared.trainable) == 6
+    assert not set(prepared.frozen) & set(prepared.trainable)
+
+
+def convolution(**options):
+    return after_layer("Relu", (2, CHANNELS, 6, 6), **options)
+
+
+def test_versions_are_lowered_and_kept():
+    new = prepare(convolution(opset=22, ir_version=11)).model
+    assert (new.opset_import[0].version, new.ir_version) == (21, 10)
+    assert prepare(convolution(opset=17)).model.opset_import[0].version == 17
+
+
+def test_kind_is_kept_and_preparing_twice_changes_nothing():
+    model = convolution()
+    once = prepare(model)
+    twice = prepare(once.model)
+    assert isinstance(once.model, onnx.ModelProto)
+    assert twice.changes == ()
+    assert twice.model.SerializeToString() == once.model.SerializeToString()
+    assert isinstance(prepare(ir.from_proto(model)).model, ir.Model)
+
+
+def test_dropout_is_complete_and_its_ratio_frozen():
+    model = sd.insert(convolution(), sd.DropBlock2D(0.3, 3, seed=1), training_mode=False)
+    prepared = prepare(model)
+    assert len(prepared.ratios) == 1
+    assert set(prepared.ratios) <= set(prepared.frozen)
+    (node,) = [node for node in prepared.model.graph.node if node.domain == DOMAIN]
+    assert len(node.output) == 3
+    assert all(node.output)
+    assert {each.name: each.i for each in node.attribute}["training_mode"] == 1
+    assert {each.name for each in prepared.model.functions} == {"DropBlock", GRAD_OP}
+
+
+REFUSED = [
+    ({"batch_norm": "none"}, ArgumentError, "batch_norm must be one of"),
+    ({"requires_grad": ["absent"]}, ArgumentError, "requires_grad: 'absent' matches no"),
+    ({"frozen": ["absent"]}, ArgumentError, "frozen: 'absent' matches no"),
+    (
+        {"requires_grad": ["weight"], "frozen": ["weight"]},
+        ArgumentError,
+        "'weight' is in requires_grad and in frozen",
+    ),
+    ({"requires_grad": "weight"}, ArgumentTypeError, "a list of names, not the text 'weight'"),
+    ({"frozen": ["weight"]}, UnsupportedModelError, "no parameter to train.*not frozen"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), REFUSED)
+def test_refused_arguments(arguments, error, message):
+    with pytest.raises(error, match=message):
+        prepare(convolution(), **arguments)
+
+
+def branch(name, scale):
+    return helper.make_graph(
+        [helper.make_node(scale, ["scaled"], [name])],
+        name,
+        [],
+        [helper.make_tensor_value_info(name, FLOAT, None)],
+    )
+
+
+def test_refused_graphs():
+    shape = (2, CHANNELS, 6, 6)
+    plain = model_of([helper.make_node("Relu", ["data"], ["result"])], [], shape)
+    with pytest.raises(UnsupportedModelError, match="no parameter to train: no layer"):
+        prepare(plain)
+
+    half = convolution()
+    half.graph.initializer.append(tensor("half", [1], np.float16))
+    with pytest.raises(UnsupportedModelError, match=r"'half' is float16.*float32"):
+        prepare(half)
+
+    condition = numpy_helper.from_array(np.asarray(True), "condition")
+    nodes = [
+        helper.make_node("Conv", ["data", "weight"], ["scaled"], group=CHANNELS),
+        helper.make_node(
+            "If", ["condition"], ["result"], name="choice",
+            then_branch=branch("yes", "Relu"), else_branch=branch("no", "Neg"),
+        ),
+    ]  # fmt: skip
+    weight = tensor("weight", np.ones((CHANNELS, 1, 1, 1)))
+    with pytest.raises(UnsupportedModelError, match=r"'choice' \(If\).*subgraphs"):
+        prepare(model_of(nodes, [condition, weight], shape))
+
+    nodes = [
+        helper.make_node("Conv", ["data", "weight"], ["scaled"], group=CHANNELS),
+        helper.make_node("QuantizeLinear", ["scaled", "step", "zero"], ["whole"], name="quantize"),
+        helper.make_node("DequantizeLinear", ["whole", "step", "zero"], ["result"]),
+    ]
+    extra = [weight, tensor("step", 0.1), tensor("zero", 0, np.uint8)]
+    with pytest.raises(UnsupportedModelError, match=r"'quantize' \(Quantize.*is quantized"):
+        prepare(model_of(nodes, extra, shape))
