@@ -24,11 +24,14 @@ def _batch_norm(operation: Operation, writer: Writer) -> None:
         )
         return
     saved_mean = operation.output(3) or writer.fresh("mean")
-    # With a momentum of 0 the running statistics that come out are those of the batch.
+    # With a momentum of 0 the running statistics that come out are those of the batch. The kernel
+    # writes them into its inputs in place, so those are values of their own, not the parameters.
     batch_variance = writer.fresh("variance")
+    zero = writer.scalar(0, data)
+    own = [writer.emit("Mul", mean, zero), writer.emit("Mul", variance, zero)]
     writer.emit_all(
         "BatchNormalization",
-        [data, scale, bias, mean, variance],
+        [data, scale, bias, *own],
         [operation.output(0), saved_mean, batch_variance],
         epsilon=epsilon,
         momentum=0.0,
