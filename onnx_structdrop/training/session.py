@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,7 +13,6 @@ import onnx
 from onnx_structdrop import native as kernels
 from onnx_structdrop.errors import (
     ArgumentError,
-    ArgumentTypeError,
     ModelError,
     NativeLibraryError,
     TrainingError,
@@ -29,11 +26,15 @@ from onnx_structdrop.training.calls import (
     session_options,
     write_errors,
 )
+from onnx_structdrop.training.checks import (
+    checked_rate,
+    checked_values,
+    ratios_at,
+    with_schedule,
+)
 from onnx_structdrop.training.feeds import Evaluation, arrange, check_labels
 from onnx_structdrop.training.folders import absolute, new_folder
 from onnx_structdrop.training.runtime import training_api
-from onnx_structdrop.training.schedule import Schedule
-from onnx_structdrop.training.stages import check_stages
 from onnx_structdrop.training.streams import begin_at, reseeded
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from onnx_structdrop.training.manifest import Manifest
+    from onnx_structdrop.training.schedule import Schedule
 
 __all__ = ["TrainingSession"]
 
@@ -106,7 +108,7 @@ class TrainingSession:
         if isinstance(artifacts, Artifacts):
             artifacts = artifacts.directory
         self._artifacts = Artifacts.load(artifacts)
-        self._manifest = _with_schedule(self._artifacts.manifest, schedule)
+        self._manifest = with_schedule(self._artifacts.manifest, schedule)
         self._state = load_state(self._artifacts.checkpoint)
         self._steps = int(self._property(_STEP, 0))
         self._native = self._chosen(native)
@@ -190,11 +192,7 @@ class TrainingSession:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ArgumentTypeError(f"learning_rate must be a number, not {value!r}")
-        if not 0 <= value < math.inf:
-            raise ArgumentError(f"learning_rate is {value}; allowed is 0 or a positive number")
-        self._optimizer.set_learning_rate(float(value))
+        self._optimizer.set_learning_rate(checked_rate(value))
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -224,17 +222,10 @@ class TrainingSession:
             A name is unknown, or a shape or element type is not that of the parameter.
         """
         present = self._state.parameters
-        for name, value in parameters.items():
-            if name not in present:
-                raise ArgumentError(f"the model has no parameter {name!r}")
-            old, new = present[name].data, np.asarray(value)
-            if new.shape != old.shape or new.dtype != old.dtype:
-                raise ArgumentError(
-                    f"parameter {name!r} is {old.dtype}{list(old.shape)}, "
-                    f"not {new.dtype}{list(new.shape)}"
-                )
-        for name, value in parameters.items():
-            present[name].data = np.ascontiguousarray(value)
+        known = {name: each.data for name, each in present if name in parameters}
+        for name, value in checked_values(known, parameters).items():
+            # ascontiguousarray would give a scalar an axis.
+            present[name].data = np.array(value, order="C")
             self._ratios.pop(name, None)
 
     def step(self, inputs: Any, labels: Any) -> float:
@@ -332,14 +323,10 @@ class TrainingSession:
 
     def _drive(self) -> None:
         """Set the ratios for the coming step, where they change."""
-        schedule = self._manifest.schedule
-        if schedule is None:
-            return
-        for each in self._manifest.ratios:
-            value = schedule.ratio(self._steps, each.rate, each.stages[0])
-            if self._ratios.get(each.name) != value:
-                self._state.parameters[each.name].data = np.array(value, np.float32)
-                self._ratios[each.name] = value
+        for name, value in ratios_at(self._manifest, self._steps).items():
+            if self._ratios.get(name) != value:
+                self._state.parameters[name].data = np.array(value, np.float32)
+                self._ratios[name] = value
 
     def _chosen(self, native: bool | str) -> bool:
         if not isinstance(native, bool) and native != "auto":
@@ -359,12 +346,3 @@ class TrainingSession:
     def _property(self, name: str, default: Any) -> Any:
         properties = self._state.properties
         return properties[name] if name in properties else default  # noqa: SIM401
-
-
-def _with_schedule(manifest: Manifest, schedule: Schedule | None) -> Manifest:
-    if schedule is None:
-        return manifest
-    if not isinstance(schedule, Schedule):
-        raise ArgumentTypeError(f"schedule must be a Schedule, not {type(schedule).__name__}")
-    check_stages(schedule, manifest.ratios)
-    return dataclasses.replace(manifest, schedule=schedule)

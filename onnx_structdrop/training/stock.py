@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shutil
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,8 +12,6 @@ import onnx
 
 from onnx_structdrop import native as kernels
 from onnx_structdrop.errors import (
-    ArgumentError,
-    ArgumentTypeError,
     ModelError,
     NativeLibraryError,
     StructDropError,
@@ -22,14 +19,20 @@ from onnx_structdrop.errors import (
 )
 from onnx_structdrop.training import manifest as files
 from onnx_structdrop.training.artifacts import Artifacts
+from onnx_structdrop.training.binding import bound
 from onnx_structdrop.training.buffers import FlatArrays
+from onnx_structdrop.training.checks import (
+    checked_rate,
+    checked_values,
+    ratios_at,
+    with_schedule,
+)
 from onnx_structdrop.training.exporting import inference_model
 from onnx_structdrop.training.feeds import Evaluation, arrange, check_labels
 from onnx_structdrop.training.folders import absolute, new_folder
 from onnx_structdrop.training.lowering import lower
 from onnx_structdrop.training.lowering.optimizers import read_optimizer
 from onnx_structdrop.training.schedule import Schedule
-from onnx_structdrop.training.stages import check_stages
 from onnx_structdrop.training.stock_files import (
     FORMAT,
     chosen_kernels,
@@ -108,17 +111,13 @@ class StockTrainer:
         state = {
             f"{_PARAMETER}{name}": value for name, value in read_arrays(loaded.parameters).items()
         }
-        if schedule is not None and not isinstance(schedule, Schedule):
-            raise ArgumentTypeError(f"schedule must be a Schedule, not {type(schedule).__name__}")
-        if schedule is not None:
-            check_stages(schedule, loaded.manifest.ratios)
         self._begin(
             loaded,
             state,
             steps=0,
             native=chosen_kernels(native),
             threads=threads,
-            schedule=schedule or loaded.manifest.schedule,
+            schedule=with_schedule(loaded.manifest, schedule).schedule,
         )
         self.learning_rate = learning_rate
 
@@ -200,7 +199,13 @@ class StockTrainer:
         training = begin_at(onnx.load(artifacts.training_model), steps, native=native)
         self._training = self._session(training, options)
         self._evaluation = self._session(onnx.load(artifacts.eval_model), options)
-        self._binding = self._bound()
+        self._binding = bound(
+            self._training,
+            manifest,
+            self._parameters,
+            self._arrays.views(self._gradients),
+            artifacts.training_model,
+        )
         self._outputs: dict[str, np.ndarray] = {}
 
     def _session(self, model: onnx.ModelProto, options: Any) -> Any:
@@ -209,31 +214,6 @@ class StockTrainer:
         content = lower(model).SerializeToString()
         with runtime_errors(self._artifacts.directory):
             return InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-    def _bound(self) -> Any:
-        """Return a binding in which the session reads and writes the flat arrays in place."""
-        binding = self._training.io_binding()
-        taken = {value.name for value in self._training.get_inputs()}
-        made = {value.name for value in self._training.get_outputs()}
-        data = {info.name for info in (*self._manifest.inputs, self._manifest.labels)}
-        unknown = taken - data - set(self._parameters)
-        if unknown:
-            raise ModelError(
-                f"{self._artifacts.training_model} takes {sorted(unknown)}, which the manifest "
-                "does not describe; make the artifacts again"
-            )
-        for name, value in self._parameters.items():
-            if name in taken:
-                binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
-        for name, value in self._arrays.views(self._gradients).items():
-            gradient = f"{name}_grad"
-            if gradient not in made:
-                raise ModelError(
-                    f"{self._artifacts.training_model} gives no gradient of parameter {name!r}; "
-                    "make the artifacts again"
-                )
-            binding.bind_output(gradient, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
-        return binding
 
     @property
     def artifacts(self) -> Artifacts:
@@ -262,11 +242,7 @@ class StockTrainer:
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ArgumentTypeError(f"learning_rate must be a number, not {value!r}")
-        if not 0 <= value < math.inf:
-            raise ArgumentError(f"learning_rate is {value}; allowed is 0 or a positive number")
-        self._rate = float(value)
+        self._rate = checked_rate(value)
 
     @property
     def ratios(self) -> dict[str, float]:
@@ -299,16 +275,7 @@ class StockTrainer:
         ArgumentError
             A name is unknown, or a shape or element type is not that of the parameter.
         """
-        for name, value in parameters.items():
-            if name not in self._parameters:
-                raise ArgumentError(f"the model has no parameter {name!r}")
-            old, new = self._parameters[name], np.asarray(value)
-            if new.shape != old.shape or new.dtype != old.dtype:
-                raise ArgumentError(
-                    f"parameter {name!r} is {old.dtype}{list(old.shape)}, "
-                    f"not {new.dtype}{list(new.shape)}"
-                )
-        for name, value in parameters.items():
+        for name, value in checked_values(self._parameters, parameters).items():
             self._parameters[name][...] = value
 
     def step(self, inputs: Any, labels: Any) -> float:
@@ -417,12 +384,5 @@ class StockTrainer:
 
     def _drive(self) -> None:
         """Set the ratios for the coming step."""
-        schedule = self._manifest.schedule
-        if schedule is None:
-            return
-        values = {
-            each.name: schedule.ratio(self._steps, each.rate, each.stages[0])
-            for each in self._manifest.ratios
-        }
-        for name, value in values.items():
+        for name, value in ratios_at(self._manifest, self._steps).items():
             self._parameters[name][...] = value

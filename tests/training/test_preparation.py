@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_structdrop import UnsupportedModelError
+import onnx_structdrop as sd
+from onnx_structdrop import ArgumentError, ArgumentTypeError, UnsupportedModelError
+from onnx_structdrop.schema import DOMAIN, GRAD_OP
 from onnx_structdrop.training import prepare
 from onnx_structdrop.training.preparation.interpolation import COORDINATES
 
