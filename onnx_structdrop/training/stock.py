@@ -22,7 +22,7 @@ from onnx_structdrop.errors import (
 )
 from onnx_structdrop.training import manifest as files
 from onnx_structdrop.training.artifacts import Artifacts
-from onnx_structdrop.training.buffers import FlatArrays
+from onnx_structdrop.training.buffers import TrainingArrays
 from onnx_structdrop.training.feeds import Evaluation, arrange, check_labels
 from onnx_structdrop.training.folders import absolute, new_folder
 from onnx_structdrop.training.lowering import lower
@@ -32,7 +32,6 @@ from onnx_structdrop.training.stages import check_stages
 from onnx_structdrop.training.stock_files import (
     FORMAT,
     chosen_kernels,
-    entry,
     read_arrays,
     read_config,
     runtime_errors,
@@ -51,7 +50,6 @@ __all__ = ["StockTrainer"]
 
 _ARTIFACTS = "artifacts"
 _STATE = "state.npz"
-_PARAMETER, _MOMENT = "parameter/", "moment/"
 
 
 class StockTrainer:
@@ -104,9 +102,7 @@ class StockTrainer:
         learning_rate: float = 0.001,
     ) -> None:
         loaded = artifacts if isinstance(artifacts, Artifacts) else Artifacts.load(artifacts)
-        state = {
-            f"{_PARAMETER}{name}": value for name, value in read_arrays(loaded.parameters).items()
-        }
+        state = TrainingArrays.beginning(read_arrays(loaded.parameters))
         if schedule is not None and not isinstance(schedule, Schedule):
             raise ArgumentTypeError(f"schedule must be a Schedule, not {type(schedule).__name__}")
         if schedule is not None:
@@ -182,19 +178,13 @@ class StockTrainer:
         manifest = artifacts.manifest
         self._manifest = dataclasses.replace(manifest, schedule=schedule)
         self._optimizer = read_optimizer(onnx.load(artifacts.optimizer_model))
-        trainable = {name: entry(state, _PARAMETER, name) for name in manifest.trainable}
-        self._arrays = FlatArrays(trainable)
-        self._weights, self._gradients = self._arrays.new(), self._arrays.new()
-        self._moments = tuple(self._arrays.new() for _ in range(self._optimizer.moments))
-        self._parameters = self._arrays.views(self._weights)
-        for name, value in trainable.items():
-            self._parameters[name][...] = value
-        for index, moment in enumerate(self._moments):
-            for name, view in self._arrays.views(moment).items():
-                if steps:
-                    view[...] = entry(state, f"{_MOMENT}{index}/", name)
-        for name in manifest.frozen:
-            self._parameters[name] = np.array(entry(state, _PARAMETER, name), order="C")
+        self._arrays = TrainingArrays(
+            state,
+            trainable=manifest.trainable,
+            frozen=manifest.frozen,
+            moments=self._optimizer.moments,
+        )
+        self._parameters = self._arrays.parameters
         options = session_options(threads, native=native)
         training = begin_at(onnx.load(artifacts.training_model), steps, native=native)
         self._training = self._session(training, options)
@@ -224,7 +214,7 @@ class StockTrainer:
         for name, value in self._parameters.items():
             if name in taken:
                 binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
-        for name, value in self._arrays.views(self._gradients).items():
+        for name, value in self._arrays.gradients.items():
             gradient = f"{name}_grad"
             if gradient not in made:
                 raise ModelError(
@@ -283,7 +273,7 @@ class StockTrainer:
     @property
     def gradients(self) -> dict[str, np.ndarray]:
         """Copies of the gradients of the last step by name, clipped where the optimizer clips."""
-        return {name: view.copy() for name, view in self._arrays.views(self._gradients).items()}
+        return {name: view.copy() for name, view in self._arrays.gradients.items()}
 
     @property
     def last_outputs(self) -> dict[str, np.ndarray]:
@@ -346,8 +336,9 @@ class StockTrainer:
         loss = float(values.pop(manifest.loss_name).reshape(()))
         self._outputs = values
         self._steps += 1
+        arrays = self._arrays
         self._optimizer.update(
-            self._weights, self._gradients, self._moments, self._rate, self._steps
+            arrays.weights, arrays.flat_gradients, arrays.moments, self._rate, self._steps
         )
         return loss
 
@@ -377,10 +368,6 @@ class StockTrainer:
         OutputError
             The folder cannot be written; what was there before is still there.
         """
-        state = {f"{_PARAMETER}{name}": value for name, value in self._parameters.items()}
-        for index, moment in enumerate(self._moments):
-            views = self._arrays.views(moment)
-            state.update((f"{_MOMENT}{index}/{name}", view) for name, view in views.items())
         schedule = self._manifest.schedule
         config = {
             "format": FORMAT,
@@ -391,7 +378,7 @@ class StockTrainer:
         }
         with new_folder(absolute(directory, "directory"), overwrite=overwrite) as folder:
             shutil.copytree(self._artifacts.directory, folder / _ARTIFACTS)
-            write_arrays(folder / _STATE, state)
+            write_arrays(folder / _STATE, self._arrays.state())
             (folder / files.MANIFEST).write_text(json.dumps(config, indent=1), encoding="utf-8")
 
     def _feeds(self, inputs: Any, labels: Any) -> dict[str, np.ndarray]:
