@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_structdrop.errors import UnsupportedModelError
+from onnx_structdrop.errors import ModelError, UnsupportedModelError
 from onnx_structdrop.training.stock_files import entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -116,6 +117,41 @@ class TrainingArrays:
             for prefix, views in self._moment_views():
                 for name, view in views.items():
                     view[...] = entry(state, prefix, name)
+
+    def bind(self, session: Any, data: set[str], where: Path) -> Any:
+        """Return a binding in which a session reads parameters and writes gradients in place.
+
+        Parameters
+        ----------
+        session
+            Of the lowered training model.
+        data
+            Names of the inputs that each step gives.
+        where
+            The model's file, for messages.
+
+        Raises
+        ------
+        ModelError
+            The model takes something else, or lacks a gradient.
+        """
+        binding = session.io_binding()
+        taken = {value.name for value in session.get_inputs()}
+        made = {value.name for value in session.get_outputs()}
+        unknown = taken - data - set(self.parameters)
+        missing = {name for name in self.gradients if f"{name}_grad" not in made}
+        if unknown or missing:
+            raise ModelError(
+                f"{where} does not fit its manifest (unknown inputs: {sorted(unknown)}, "
+                f"parameters without gradient: {sorted(missing)}); make the artifacts again"
+            )
+        for name, value in self.parameters.items():
+            if name in taken:
+                binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
+        for name, view in self.gradients.items():
+            place = view.ctypes.data
+            binding.bind_output(f"{name}_grad", "cpu", 0, view.dtype, view.shape, place)
+        return binding
 
     @staticmethod
     def beginning(parameters: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:

@@ -189,7 +189,8 @@ class StockTrainer:
         training = begin_at(onnx.load(artifacts.training_model), steps, native=native)
         self._training = self._session(training, options)
         self._evaluation = self._session(onnx.load(artifacts.eval_model), options)
-        self._binding = self._bound()
+        data = {info.name for info in (*manifest.inputs, manifest.labels)}
+        self._binding = self._arrays.bind(self._training, data, artifacts.training_model)
         self._outputs: dict[str, np.ndarray] = {}
 
     def _session(self, model: onnx.ModelProto, options: Any) -> Any:
@@ -198,31 +199,6 @@ class StockTrainer:
         content = lower(model).SerializeToString()
         with runtime_errors(self._artifacts.directory):
             return InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-    def _bound(self) -> Any:
-        """Return a binding in which the session reads and writes the flat arrays in place."""
-        binding = self._training.io_binding()
-        taken = {value.name for value in self._training.get_inputs()}
-        made = {value.name for value in self._training.get_outputs()}
-        data = {info.name for info in (*self._manifest.inputs, self._manifest.labels)}
-        unknown = taken - data - set(self._parameters)
-        if unknown:
-            raise ModelError(
-                f"{self._artifacts.training_model} takes {sorted(unknown)}, which the manifest "
-                "does not describe; make the artifacts again"
-            )
-        for name, value in self._parameters.items():
-            if name in taken:
-                binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
-        for name, value in self._arrays.gradients.items():
-            gradient = f"{name}_grad"
-            if gradient not in made:
-                raise ModelError(
-                    f"{self._artifacts.training_model} gives no gradient of parameter {name!r}; "
-                    "make the artifacts again"
-                )
-            binding.bind_output(gradient, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
-        return binding
 
     @property
     def artifacts(self) -> Artifacts:
