@@ -19,8 +19,7 @@ from onnx_structdrop.errors import (
 )
 from onnx_structdrop.training import manifest as files
 from onnx_structdrop.training.artifacts import Artifacts
-from onnx_structdrop.training.binding import bound
-from onnx_structdrop.training.buffers import FlatArrays
+from onnx_structdrop.training.buffers import TrainingArrays
 from onnx_structdrop.training.checks import (
     checked_rate,
     checked_values,
@@ -36,7 +35,6 @@ from onnx_structdrop.training.schedule import Schedule
 from onnx_structdrop.training.stock_files import (
     FORMAT,
     chosen_kernels,
-    entry,
     read_arrays,
     read_config,
     runtime_errors,
@@ -55,7 +53,6 @@ __all__ = ["StockTrainer"]
 
 _ARTIFACTS = "artifacts"
 _STATE = "state.npz"
-_PARAMETER, _MOMENT = "parameter/", "moment/"
 
 
 class StockTrainer:
@@ -108,9 +105,7 @@ class StockTrainer:
         learning_rate: float = 0.001,
     ) -> None:
         loaded = artifacts if isinstance(artifacts, Artifacts) else Artifacts.load(artifacts)
-        state = {
-            f"{_PARAMETER}{name}": value for name, value in read_arrays(loaded.parameters).items()
-        }
+        state = TrainingArrays.beginning(read_arrays(loaded.parameters))
         self._begin(
             loaded,
             state,
@@ -182,30 +177,19 @@ class StockTrainer:
         manifest = artifacts.manifest
         self._manifest = dataclasses.replace(manifest, schedule=schedule)
         self._optimizer = read_optimizer(onnx.load(artifacts.optimizer_model))
-        trainable = {name: entry(state, _PARAMETER, name) for name in manifest.trainable}
-        self._arrays = FlatArrays(trainable)
-        self._weights, self._gradients = self._arrays.new(), self._arrays.new()
-        self._moments = tuple(self._arrays.new() for _ in range(self._optimizer.moments))
-        self._parameters = self._arrays.views(self._weights)
-        for name, value in trainable.items():
-            self._parameters[name][...] = value
-        for index, moment in enumerate(self._moments):
-            for name, view in self._arrays.views(moment).items():
-                if steps:
-                    view[...] = entry(state, f"{_MOMENT}{index}/", name)
-        for name in manifest.frozen:
-            self._parameters[name] = np.array(entry(state, _PARAMETER, name), order="C")
+        self._arrays = TrainingArrays(
+            state,
+            trainable=manifest.trainable,
+            frozen=manifest.frozen,
+            moments=self._optimizer.moments,
+        )
+        self._parameters = self._arrays.parameters
         options = session_options(threads, native=native)
         training = begin_at(onnx.load(artifacts.training_model), steps, native=native)
         self._training = self._session(training, options)
         self._evaluation = self._session(onnx.load(artifacts.eval_model), options)
-        self._binding = bound(
-            self._training,
-            manifest,
-            self._parameters,
-            self._arrays.views(self._gradients),
-            artifacts.training_model,
-        )
+        data = {info.name for info in (*manifest.inputs, manifest.labels)}
+        self._binding = self._arrays.bind(self._training, data, artifacts.training_model)
         self._outputs: dict[str, np.ndarray] = {}
 
     def _session(self, model: onnx.ModelProto, options: Any) -> Any:
@@ -260,7 +244,7 @@ class StockTrainer:
     @property
     def gradients(self) -> dict[str, np.ndarray]:
         """Copies of the gradients of the last step by name, clipped where the optimizer clips."""
-        return {name: view.copy() for name, view in self._arrays.views(self._gradients).items()}
+        return {name: view.copy() for name, view in self._arrays.gradients.items()}
 
     @property
     def last_outputs(self) -> dict[str, np.ndarray]:
@@ -314,8 +298,9 @@ class StockTrainer:
         loss = float(values.pop(manifest.loss_name).reshape(()))
         self._outputs = values
         self._steps += 1
+        arrays = self._arrays
         self._optimizer.update(
-            self._weights, self._gradients, self._moments, self._rate, self._steps
+            arrays.weights, arrays.flat_gradients, arrays.moments, self._rate, self._steps
         )
         return loss
 
@@ -345,10 +330,6 @@ class StockTrainer:
         OutputError
             The folder cannot be written; what was there before is still there.
         """
-        state = {f"{_PARAMETER}{name}": value for name, value in self._parameters.items()}
-        for index, moment in enumerate(self._moments):
-            views = self._arrays.views(moment)
-            state.update((f"{_MOMENT}{index}/{name}", view) for name, view in views.items())
         schedule = self._manifest.schedule
         config = {
             "format": FORMAT,
@@ -359,7 +340,7 @@ class StockTrainer:
         }
         with new_folder(absolute(directory, "directory"), overwrite=overwrite) as folder:
             shutil.copytree(self._artifacts.directory, folder / _ARTIFACTS)
-            write_arrays(folder / _STATE, state)
+            write_arrays(folder / _STATE, self._arrays.state())
             (folder / files.MANIFEST).write_text(json.dumps(config, indent=1), encoding="utf-8")
 
     def export(self, path: str | os.PathLike[str]) -> None:

@@ -28,7 +28,8 @@ def _max_pool_grad(operation: Operation, writer: Writer) -> None:
     spatial = writer.shape(operation, image)[2:]
     geometry = Geometry.of(operation, kernel, spatial)
     sizes = writer.emit("Shape", image)
-    apart = all(
+    # With ceil_mode windows may end behind the map, which MaxUnpool refuses.
+    apart = not operation.attributes.get("ceil_mode", 0) and all(
         stride >= size and dilation == 1
         for stride, size, dilation in zip(
             geometry.strides, geometry.kernel, geometry.dilations, strict=True
@@ -43,6 +44,7 @@ def _max_pool_grad(operation: Operation, writer: Writer) -> None:
             output=operation.output(0),
             kernel_shape=list(kernel),
             strides=list(geometry.strides),
+            pads=geometry.pads,
         )
         return
     # Windows overlap, so a place may be the maximum of several: their gradients add up.

@@ -3,7 +3,7 @@
 All forms sum, over samples and windows, the gradient of the result times the map under one tap of
 the kernel. They differ in what multiplies: one matrix product per tap, one per image, elementwise
 products where each channel stands alone, or a convolution whose kernel is the gradient.
-`benchmarks/stock_training.py --convolutions` measures them.
+See `benchmarks/stock_training.py` for whole networks.
 """
 
 from __future__ import annotations
