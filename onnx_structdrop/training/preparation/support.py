@@ -128,6 +128,8 @@ def _all_inputs(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _check(editing: Editing, node: ir.Node, moving: set[ir.Value]) -> None:
+    if is_dropout(node) and node.inputs[1] in moving:
+        raise refuse(node, "its ratio has no gradient; take it out of requires_grad")
     if is_dropout(node) or (node.domain == "com.microsoft" and node.op_type in _CONTRIBUTED):
         return
     if node.op_type in _QUANTIZED:
@@ -160,8 +162,9 @@ def _matmul(editing: Editing, node: ir.Node, moving: set[ir.Value]) -> str | Non
 def _max_pool(editing: Editing, node: ir.Node, moving: set[ir.Value]) -> str | None:
     dims = editing.dims(node.inputs[0])
     if dims is None or not all(isinstance(size, int) for size in dims[2:]):
-        free = [size for size in (dims or ())[2:] if isinstance(size, str)]
-        given = ", ".join(f'"{name}": 64' for name in free) or "..."
+        shapes = [value.shape for value in editing.graph.inputs if value.shape is not None]
+        free = [dim.value for shape in shapes for dim in shape[2:] if not isinstance(dim, int)]
+        given = ", ".join(f'"{name}": 64' for name in free if name) or "..."
         return (
             "1.19.2 makes its gradient zero where height or width is free; give sizes to "
             f"prepare, such as sizes={{{given}}}, or export static ones"
