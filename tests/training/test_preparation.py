@@ -1,358 +1,289 @@
-"""Preparation keeps what a model computes, says what it did, and refuses what cannot train."""
+"""What preparation finds, does, says and refuses."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from prepared_nets import around, data, ops, run
 
 import onnx_structdrop as sd
-from onnx_structdrop import ArgumentError, ArgumentTypeError, UnsupportedModelError
-from onnx_structdrop.schema import DOMAIN, GRAD_OP
-from onnx_structdrop.training import prepare
-from onnx_structdrop.training.preparation.interpolation import COORDINATES
+from onnx_structdrop.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
+from onnx_structdrop.training import Change, prepare
 
-FLOAT = TensorProto.FLOAT
-CHANNELS = 4
+SPEC = sd.SpatialDropout2D(0.25, seed=1)
 
 
-def tensor(name, array, dtype=np.float32):
-    return numpy_helper.from_array(np.asarray(array, dtype), name)
+def net(opset=17, *, ir_version=8, ratio_input=None, spec=SPEC, sites=None):
+    """Return a small network with dropout behind its activations."""
+    rng = np.random.default_rng(0)
 
+    def tensor(name, *shape):
+        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
 
-def model_of(nodes, initializers, shape, *, opset=17, batch="N", output=None, ir_version=8):
-    """Return a model from data to result, with shapes inferred as exporters leave them."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], pads=[1] * 4),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], pads=[1] * 4),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("GlobalAveragePool", ["r2"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "w3", "b3"], ["y"], transB=1),
+    ]
+    weights = [tensor("w1", 4, 3, 3, 3), tensor("b1", 4), tensor("w2", 4, 4, 3, 3)]
+    weights += [tensor("w3", 5, 4), tensor("b3", 5)]
     graph = helper.make_graph(
         nodes,
-        "graph",
-        [helper.make_tensor_value_info("data", FLOAT, [batch, *shape[1:]])],
-        [helper.make_tensor_value_info("result", FLOAT, output)],
-        initializers,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 5])],
+        weights,
     )
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version
     )
-    return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    return model if spec is None else sd.insert(model, spec, sites, ratio_input=ratio_input)
 
 
-def after_layer(op_type, shape, *rest, initializers=(), **options):
-    """Return a scale, which is the parameter, and behind it a node of one operator."""
-    settings_of_model = {
-        key: options.pop(key)
-        for key in ("opset", "batch", "ir_version", "output")
-        if key in options
-    }
-    nodes = [
-        helper.make_node("Conv", ["data", "weight"], ["scaled"], name="layer", group=shape[1]),
-        helper.make_node(op_type, ["scaled", *rest], ["result"], name="examined", **options),
-    ]
-    kernel = np.linspace(0.5, 1.5, shape[1]).reshape(-1, 1, *[1] * (len(shape) - 2))
-    return model_of(nodes, [tensor("weight", kernel), *initializers], shape, **settings_of_model)
+def dropouts(model):
+    return [node for node in model.graph.node if node.op_type == "SpatialDropout"]
 
 
-def run(model, data):
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    return session.run(None, {"data": data})[0]
-
-
-def data_of(shape, seed=0, spread=1.0):
-    return (spread * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
-
-
-def kinds(model):
-    return {node.op_type for node in model.graph.node}
-
-
-def assert_same(model, data, *, gone, tolerance=2e-6, **arguments):
-    """Prepare, and compare the results, relative to the largest."""
-    before = model.SerializeToString()
-    prepared = prepare(model, **arguments)
-    assert model.SerializeToString() == before
-    onnx.checker.check_model(prepared.model, full_check=True)
-    assert gone not in kinds(prepared.model)
-    expected, found = run(model, data), run(prepared.model, data)
-    assert found.shape == expected.shape
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
-    return prepared
-
-
-seeds = st.integers(0, 2**16)
-few = settings(max_examples=8)
-
-ACTIVATIONS = [
-    ("HardSwish", 17, {}),
-    ("HardSigmoid", 17, {"alpha": 0.3, "beta": 0.4}),
-    ("Elu", 17, {"alpha": 0.7}),
-    ("Celu", 17, {"alpha": 1.5}),
-    ("Selu", 17, {}),
-    ("Softplus", 17, {}),
-    ("Softsign", 17, {}),
-    ("Mish", 18, {}),
-    ("ThresholdedRelu", 17, {"alpha": 0.4}),
-]
-
-
-@pytest.mark.parametrize(("op_type", "opset", "attributes"), ACTIVATIONS)
-@few
-@given(seed=seeds, spread=st.sampled_from([0.1, 3.0, 60.0]))
-def test_activations(op_type, opset, attributes, seed, spread):
-    shape = (2, CHANNELS, 3, 3)
-    model = after_layer(op_type, shape, opset=opset, **attributes)
-    assert_same(model, data_of(shape, seed, spread), gone=op_type)
-
-
-@few
-@given(seed=seeds)
-def test_activations_with_several_inputs(seed):
-    shape = (2, CHANNELS, 3, 3)
-    data = data_of(shape, seed)
-    slope = tensor("slope", np.linspace(-0.5, 0.5, CHANNELS).reshape(-1, 1, 1))
-    prepared = assert_same(
-        after_layer("PRelu", shape, "slope", initializers=[slope]), data, gone="PRelu"
-    )
-    assert prepared.trainable == ("weight", "slope")
-    for op_type in ("Sum", "Mean"):
-        assert_same(after_layer(op_type, shape, "data", "scaled"), data, gone=op_type)
-    assert_same(after_layer("ReduceSumSquare", shape, axes=[1, 3]), data, gone="ReduceSumSquare")
-
-
-@few
-@given(
-    kernel=st.lists(st.integers(1, 3), min_size=1, max_size=3),
-    groups=st.sampled_from([1, 2]),
-    bias=st.booleans(),
-    batch=st.sampled_from(["N", 2]),
-    seed=seeds,
-)
-def test_transposed_convolution(kernel, groups, bias, batch, seed):
-    sizes = [4, 3, 2][: len(kernel)]
-    shape = (2, CHANNELS, *sizes)
-    weights = [tensor("kernel", data_of((CHANNELS, 3, *kernel), seed))]
-    if bias:
-        weights.append(tensor("offset", np.arange(3 * groups)))
-    model = after_layer(
-        "ConvTranspose", shape, *(each.name for each in weights), initializers=weights,
-        batch=batch, strides=kernel, group=groups,
-    )  # fmt: skip
-    prepared = assert_same(model, data_of(shape, seed), gone="ConvTranspose")
-    assert prepared.trainable == ("weight", *(each.name for each in weights))
-
-
-@pytest.mark.parametrize("coordinates", COORDINATES)
-@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
-@few
-@given(
-    sizes=st.lists(st.integers(2, 6), min_size=2, max_size=2),
-    factors=st.lists(st.sampled_from([0.5, 1.0, 1.5, 2.0, 3.0]), min_size=2, max_size=2),
-    by_size=st.booleans(),
-    rounding=st.sampled_from(["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]),
-    exclude=st.booleans(),
-    seed=seeds,
-)
-def test_resize(mode, coordinates, sizes, factors, by_size, rounding, exclude, seed):
-    shape = (2, 2, *sizes)
-    results = [2, 2, *(int(size * factor) for size, factor in zip(sizes, factors, strict=True))]
-    if by_size:
-        rest, given_values = ["", "", "sizes"], tensor("sizes", results, np.int64)
-    else:
-        rest, given_values = ["", "scales"], tensor("scales", [1, 1, *factors])
-    options = {"exclude_outside": int(exclude)} if mode == "cubic" else {}
-    if mode == "nearest":
-        options["nearest_mode"] = rounding
-    model = after_layer(
-        "Resize", shape, *rest, initializers=[given_values], opset=19, batch=2, mode=mode,
-        coordinate_transformation_mode=coordinates, **options,
-    )  # fmt: skip
-    assert_same(model, data_of(shape, seed), gone="Resize", tolerance=5e-6)
-
-
-@pytest.mark.parametrize("mode", ["nearest", "linear"])
-@pytest.mark.parametrize("coordinates", ["half_pixel", "asymmetric", "pytorch_half_pixel"])
-def test_resize_of_free_sizes_by_whole_factors(mode, coordinates):
-    nodes = [
-        helper.make_node("Conv", ["data", "weight"], ["scaled"], name="layer"),
-        helper.make_node(
-            "Resize", ["scaled", "", "scales"], ["result"], name="up", mode=mode,
-            coordinate_transformation_mode=coordinates, nearest_mode="floor",
-        ),
-    ]  # fmt: skip
-    initializers = [tensor("weight", np.eye(2)[..., None, None]), tensor("scales", [1, 1, 2, 3])]
-    model = model_of(nodes, initializers, (2, 2, "H", "W"), output=["N", 2, "h", "w"])
-    if mode == "nearest" and coordinates != "asymmetric":
-        with pytest.raises(UnsupportedModelError, match=r"'up' \(Resize\).*size of axis 2"):
-            prepare(model)
-        return
-    assert_same(model, data_of((2, 2, 5, 4)), gone="Resize")
-
-
-def normalisations():
-    ones = [tensor("scale", np.linspace(0.5, 1.5, CHANNELS)), tensor("bias", np.arange(CHANNELS))]
-    statistics = [
-        tensor("mean", np.linspace(-1, 1, CHANNELS)),
-        tensor("var", np.linspace(0.3, 2, CHANNELS)),
-    ]
-    return ones, statistics
-
-
-@few
-@given(rank=st.integers(3, 5), epsilon=st.sampled_from([1e-5, 1e-2]), seed=seeds)
-def test_normalisations(rank, epsilon, seed):
-    affine, statistics = normalisations()
-    shape = (2, CHANNELS, 3, 4, 2)[:rank]
-    data = data_of(shape, seed)
-    for op_type, weights, options in (
-        ("BatchNormalization", [*affine, *statistics], {}),
-        ("InstanceNormalization", affine, {}),
-        ("GroupNormalization", affine, {"num_groups": 2, "opset": 21, "ir_version": 10}),
-    ):
-        names = [each.name for each in weights]
-        model = after_layer(
-            op_type,
-            shape,
-            *names,
-            initializers=weights,
-            epsilon=epsilon,
-            output=["N", *shape[1:]],
-            **options,
-        )
-        prepared = assert_same(model, data, gone=op_type, tolerance=5e-6)
-        assert prepared.trainable == ("weight", "scale", "bias")
-        assert prepared.frozen == tuple(names[2:])
-
-
-def test_scales_joined_from_constants_are_computed():
-    nodes = [
-        helper.make_node("Conv", ["data", "weight"], ["scaled"], name="layer"),
-        helper.make_node("Constant", [], ["ones"], value=tensor("", [1, 1])),
-        helper.make_node("Constant", [], ["twos"], value=tensor("", [2, 2])),
-        helper.make_node("Concat", ["ones", "twos"], ["scales"], axis=0),
-        helper.make_node("Resize", ["scaled", "", "scales"], ["result"], mode="linear"),
-    ]
-    model = model_of(nodes, [tensor("weight", np.eye(2)[..., None, None])], (2, 2, 4, 3))
-    prepared = assert_same(model, data_of((2, 2, 4, 3)), gone="Resize")
-    assert any("arithmetic on constants" in change.what for change in prepared.changes)
-
-
-def test_equal_parameters_do_not_train_as_one():
-    """Two layers share a bias by Identity, and statistics are shared with it."""
-    zeros = tensor("bias", np.zeros(CHANNELS))
-    weights = [tensor(f"w{n}", data_of((CHANNELS, CHANNELS, 1, 1), n)) for n in (1, 2)]
-    rest = [tensor("scale", np.ones(CHANNELS)), tensor("var", np.ones(CHANNELS))]
-    nodes = [
-        helper.make_node("Identity", ["bias"], ["bias2"]),
-        helper.make_node("Conv", ["data", "w1", "bias"], ["one"], name="one"),
-        helper.make_node("Conv", ["one", "w2", "bias2"], ["two"], name="two"),
-        helper.make_node(
-            "BatchNormalization", ["two", "scale", "bias", "bias", "var"], ["result"], name="norm"
-        ),
-    ]
-    shape = (2, CHANNELS, 3, 3)
-    model = model_of(nodes, [zeros, *weights, *rest], shape)
-    prepared = assert_same(model, data_of(shape), gone="Identity")
-    assert {"w1", "w2", "bias", "bias2", "scale"} < set(prepared.trainable)
-    assert len(prepared.trainable) == 6
-    assert not set(prepared.frozen) & set(prepared.trainable)
-
-
-def convolution(**options):
-    return after_layer("Relu", (2, CHANNELS, 6, 6), **options)
-
-
-def test_versions_are_lowered_and_kept():
-    new = prepare(convolution(opset=22, ir_version=11)).model
-    assert (new.opset_import[0].version, new.ir_version) == (21, 10)
-    assert prepare(convolution(opset=17)).model.opset_import[0].version == 17
-
-
-def test_kind_is_kept_and_preparing_twice_changes_nothing():
-    model = convolution()
-    once = prepare(model)
-    twice = prepare(once.model)
-    assert isinstance(once.model, onnx.ModelProto)
-    assert twice.changes == ()
-    assert twice.model.SerializeToString() == once.model.SerializeToString()
-    assert isinstance(prepare(ir.from_proto(model)).model, ir.Model)
-
-
-def test_dropout_is_complete_and_its_ratio_frozen():
-    model = sd.insert(convolution(), sd.DropBlock2D(0.3, 3, seed=1), training_mode=False)
+def test_names_what_the_gradient_reads_and_brings_it_along():
+    model = sd.set_training_mode(net(), False)
+    before = model.SerializeToString(deterministic=True)
     prepared = prepare(model)
-    assert len(prepared.ratios) == 1
-    assert set(prepared.ratios) <= set(prepared.frozen)
-    (node,) = [node for node in prepared.model.graph.node if node.domain == DOMAIN]
-    assert len(node.output) == 3
-    assert all(node.output)
-    assert {each.name: each.i for each in node.attribute}["training_mode"] == 1
-    assert {each.name for each in prepared.model.functions} == {"DropBlock", GRAD_OP}
+    assert model.SerializeToString(deterministic=True) == before
+    for node in dropouts(prepared.model):
+        assert all(node.output)
+        assert {a.name: a.i for a in node.attribute}["training_mode"] == 1
+    assert {f.name for f in prepared.model.functions} == {"SpatialDropout", "StructuredDropoutGrad"}
+    assert [change.what for change in prepared.changes] == ["switched on"] * 2
+    onnx.checker.check_model(prepared.model, full_check=True)
+    assert prepared.trainable == ("w1", "b1", "w2", "w3", "b3")
+    assert prepared.ratios == prepared.frozen == ("structdrop_ratio",)
+    assert prepared.statistics == ()
 
 
-REFUSED = [
-    ({"batch_norm": "none"}, ArgumentError, "batch_norm must be one of"),
-    ({"requires_grad": ["absent"]}, ArgumentError, "requires_grad: 'absent' matches no"),
-    ({"frozen": ["absent"]}, ArgumentError, "frozen: 'absent' matches no"),
-    (
-        {"requires_grad": ["weight"], "frozen": ["weight"]},
-        ArgumentError,
-        "'weight' is in requires_grad and in frozen",
-    ),
-    ({"requires_grad": "weight"}, ArgumentTypeError, "a list of names, not the text 'weight'"),
-    ({"frozen": ["weight"]}, UnsupportedModelError, "no parameter to train.*not frozen"),
-]
+def test_either_kind_comes_back_as_it_was():
+    assert isinstance(prepare(net()).model, onnx.ModelProto)
+    assert isinstance(prepare(ir.from_proto(net())).model, ir.Model)
 
 
-@pytest.mark.parametrize(("arguments", "error", "message"), REFUSED)
-def test_refused_arguments(arguments, error, message):
-    with pytest.raises(error, match=message):
-        prepare(convolution(), **arguments)
+def test_same_numbers_without_dropout():
+    model = net()
+    x = data((2, 3, 8, 8))
+    off = sd.set_training_mode(prepare(model).model, False)
+    np.testing.assert_array_equal(run(off, x=x), run(sd.set_training_mode(model, False), x=x))
+    np.testing.assert_array_equal(run(sd.fold(off), x=x), run(sd.fold(model), x=x))
 
 
-def branch(name, scale):
-    return helper.make_graph(
-        [helper.make_node(scale, ["scaled"], [name])],
-        name,
-        [],
-        [helper.make_tensor_value_info(name, FLOAT, None)],
+def test_several_ratios_and_a_ratio_that_is_an_input():
+    first = net(sites="r1")
+    both = sd.insert(first, sd.SpatialDropout2D(0.5, seed=2), "r2")
+    assert len(prepare(both).ratios) == 2
+    driven = prepare(net(ratio_input="ratio"))
+    assert driven.ratios == driven.frozen == ()
+
+
+def test_a_ratio_that_something_else_reads_is_copied():
+    model = net()
+    model.graph.node.append(helper.make_node("Identity", ["structdrop_ratio"], ["told"]))
+    model.graph.output.append(helper.make_tensor_value_info("told", TensorProto.FLOAT, []))
+    prepared = prepare(model)
+    assert prepared.ratios == ("structdrop_ratio_1",)
+
+
+@pytest.mark.parametrize(("opset", "after"), [(13, 13), (21, 21), (22, 21), (23, 21)])
+def test_versions(opset, after):
+    model = net(opset, ir_version=11 if opset > 21 else 10)
+    prepared = prepare(model).model
+    assert prepared.ir_version <= 10
+    assert {o.domain: o.version for o in prepared.opset_import}[""] == after
+    for function in prepared.functions:
+        assert {o.domain: o.version for o in function.opset_import}[""] == after
+
+
+def test_old_opsets_are_refused_with_the_line_that_mends():
+    model = around("Relu", (2, 3, 4, 4), opset=11)
+    with pytest.raises(UnsupportedModelError, match=r"convert_version\(model, 13\)"):
+        prepare(model)
+
+
+def test_a_new_operator_is_refused():
+    model = around("RMSNormalization", (2, 3, 4, 4), inputs=(data((4,)),), opset=23, axis=-1)
+    with pytest.raises(UnsupportedModelError, match="opset 21 has no such operator"):
+        prepare(model)
+
+
+def test_ties_through_identity_and_merged_vectors():
+    model = net(spec=None)
+    zeros = numpy_helper.from_array(np.zeros(4, np.float32), "zeros")
+    model.graph.initializer.append(zeros)
+    model.graph.node.insert(0, helper.make_node("Identity", ["zeros"], ["b2"]))
+    model.graph.node[1].input[2] = "zeros"
+    model.graph.node[3].input.append("b2")
+    prepared = prepare(model)
+    assert {"zeros", "b2"} <= set(prepared.trainable)
+    merged = net(spec=None)
+    merged.graph.node[2].input.append("b1")
+    found = prepare(merged).trainable
+    assert "b1_untied" in found
+    np.testing.assert_allclose(
+        run(prepare(merged).model, x=data((1, 3, 8, 8))), run(merged, x=data((1, 3, 8, 8)))
     )
 
 
-def test_refused_graphs():
-    shape = (2, CHANNELS, 6, 6)
-    plain = model_of([helper.make_node("Relu", ["data"], ["result"])], [], shape)
-    with pytest.raises(UnsupportedModelError, match="no parameter to train: no layer"):
-        prepare(plain)
+def test_a_module_used_twice_stays_shared():
+    model = net(spec=None)
+    model.graph.node.insert(3, helper.make_node("Conv", ["c2", "w2"], ["c3"], pads=[1] * 4))
+    model.graph.node[4].input[0] = "c3"
+    assert prepare(model).trainable == ("w1", "b1", "w2", "w3", "b3")
 
-    half = convolution()
-    half.graph.initializer.append(tensor("half", [1], np.float16))
-    with pytest.raises(UnsupportedModelError, match=r"'half' is float16.*float32"):
-        prepare(half)
 
-    condition = numpy_helper.from_array(np.asarray(True), "condition")
-    nodes = [
-        helper.make_node("Conv", ["data", "weight"], ["scaled"], group=CHANNELS),
-        helper.make_node(
-            "If", ["condition"], ["result"], name="choice",
-            then_branch=branch("yes", "Relu"), else_branch=branch("no", "Neg"),
-        ),
+def test_what_to_train():
+    model = net()
+    assert prepare(model, frozen=["w1", "b*"]).trainable == ("w2", "w3")
+    assert set(prepare(model, frozen=["w1", "b*"]).frozen) == {"w1", "b1", "b3", "structdrop_ratio"}
+    head = prepare(model, requires_grad=["w3", "b3"])
+    assert head.trainable == ("w3", "b3")
+    assert {"w1", "b1", "w2"} <= set(head.frozen)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "text"),
+    [
+        ({"requires_grad": ["nothing"]}, ArgumentError, "matches no parameter"),
+        ({"frozen": ["nothing"]}, ArgumentError, "matches no parameter"),
+        ({"requires_grad": ["w1"], "frozen": ["w1"]}, ArgumentError, "choose one"),
+        ({"requires_grad": "w1"}, ArgumentTypeError, "list of names"),
+        ({"batch_norm": "both"}, ArgumentError, "one of frozen, train"),
+        ({"sizes": {"M": 3}}, ArgumentError, "no input has a dimension 'M'; there are N"),
+        ({"sizes": {"N": 0}}, ArgumentError, "positive"),
+        ({"frozen": ["*"]}, UnsupportedModelError, "no parameter to train"),
+        ({"requires_grad": ["structdrop_ratio"]}, UnsupportedModelError, "has no gradient"),
+    ],
+)
+def test_wrong_arguments(arguments, error, text):
+    with pytest.raises(error, match=text):
+        prepare(net(), **arguments)
+
+
+def test_sizes_of_free_dimensions():
+    model = around("MaxPool", (2, 3, 8, 8), free=("N", None, "H", "W"), kernel_shape=[2, 2])
+    with pytest.raises(UnsupportedModelError, match=r'zero.*sizes=\{"H": 64, "W": 64\}'):
+        prepare(model)
+    prepared = prepare(model, sizes={"H": 8, "W": 8})
+    dims = prepared.model.graph.input[0].type.tensor_type.shape.dim
+    assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", 3, 8, 8]
+
+
+@pytest.mark.parametrize(
+    ("op_type", "options", "text"),
+    [
+        ("Round", {}, "no gradient"),
+        ("Cast", {"to": TensorProto.FLOAT16}, "type without gradients"),
+        ("Pad", {"inputs": (np.int64([0, 0, 1, 1, 0, 0, 1, 1]),), "mode": "reflect"}, "constant"),
+        ("RandomUniformLike", {}, "clean"),
+        ("QuantizeLinear", {"inputs": (np.float32(0.1), np.uint8(0))}, "quantized"),
+    ],
+)
+def test_refusals_name_the_node(op_type, options, text):
+    model = around(op_type, (2, 4, 5, 5), **options)
+    if op_type == "RandomUniformLike":
+        text = "randomness"
+    with pytest.raises(UnsupportedModelError, match=text) as caught:
+        prepare(model)
+    assert "\n" not in str(caught.value)
+
+
+def test_split_with_an_unused_output_is_refused():
+    model = around("Split", (2, 4, 5, 5), inputs=(np.int64([2, 2]),), outputs=2, axis=1)
+    with pytest.raises(UnsupportedModelError, match=r"'node'.*leads nowhere"):
+        prepare(model)
+
+
+def test_broadcasting_where_is_refused():
+    model = around("Relu", (2, 4, 5, 5), free=())
+    mask = numpy_helper.from_array(np.array([[[[True]], [[False]], [[True]], [[False]]]]), "mask")
+    zero = numpy_helper.from_array(np.float32(0), "zero")
+    model.graph.initializer.extend([mask, zero])
+    model.graph.node[-1].output[0] = "r"
+    model.graph.node.append(helper.make_node("Where", ["mask", "r", "zero"], ["y"], name="where"))
+    with pytest.raises(UnsupportedModelError, match=r"'where'.*broadcast"):
+        prepare(model)
+
+
+def test_half_precision_and_parameterless_models_are_refused():
+    model = around("Relu", (2, 4, 5, 5))
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    half = numpy_helper.to_array(model.graph.initializer[0]).astype(np.float16)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(half, "conv.weight"))
+    with pytest.raises(UnsupportedModelError, match="float16"):
+        prepare(model)
+    empty = around("Relu", (2, 4, 5, 5))
+    del empty.graph.node[0], empty.graph.initializer[:]
+    empty.graph.node[0].input[0] = "x"
+    with pytest.raises(UnsupportedModelError, match="no parameter to train"):
+        prepare(empty)
+
+
+def test_what_is_off_the_path_needs_no_gradient():
+    model = net()
+    model.graph.node.append(helper.make_node("ArgMax", ["y"], ["label"], axis=1))
+    model.graph.output.append(helper.make_tensor_value_info("label", TensorProto.INT64, None))
+    assert prepare(model).trainable
+
+
+def test_standard_dropout():
+    off = prepare(around("Dropout", (2, 4, 5, 5)))
+    assert ops(off.model) == ["Conv", "Identity"]
+    on = around("Dropout", (2, 4, 5, 5), inputs=(np.float32(0.5), np.array(True)))
+    assert all(prepare(on).model.graph.node[1].output)
+    assert len(prepare(on).model.graph.node[1].output) == 2
+
+
+def test_batch_norm_that_trains():
+    ones = np.ones(4, np.float32)
+    model = around("BatchNormalization", (2, 4, 5, 5), inputs=(ones, ones, ones, ones), opset=13)
+    prepared = prepare(model, batch_norm="train")
+    node = prepared.model.graph.node[1]
+    assert len(node.output) == 3
+    assert prepared.statistics == (("node.2", node.output[1]), ("node.3", node.output[2]))
+    assert prepared.frozen == ("node.2", "node.3")
+    assert prepared.trainable == ("conv.weight", "node.0", "node.1")
+    assert {o.domain: o.version for o in prepared.model.opset_import}[""] == 14
+    onnx.checker.check_model(prepared.model, full_check=True)
+
+
+def test_functions_of_others_are_written_out():
+    model = around("Twice", (2, 4, 5, 5), domain="mine")
+    body = helper.make_function(
+        "mine", "Twice", ["a"], ["b"],
+        [helper.make_node("Constant", [], ["two"], value_float=2.0),
+         helper.make_node("Mul", ["a", "two"], ["b"])],
+        [helper.make_opsetid("", 17)],
+    )  # fmt: skip
+    model.functions.append(body)
+    prepared = prepare(model)
+    assert ops(prepared.model) == ["Conv", "Constant", "Mul"]
+    assert not prepared.model.functions
+    x = data((2, 4, 5, 5))
+    np.testing.assert_array_equal(run(prepared.model, x=x), run(model, x=x))
+
+
+def test_seed():
+    seeds = [
+        [a.i for node in dropouts(prepare(net(), seed=seed).model) for a in node.attribute
+         if a.name == "seed"]
+        for seed in (1, 1, 2)
     ]  # fmt: skip
-    weight = tensor("weight", np.ones((CHANNELS, 1, 1, 1)))
-    with pytest.raises(UnsupportedModelError, match=r"'choice' \(If\).*subgraphs"):
-        prepare(model_of(nodes, [condition, weight], shape))
+    assert seeds[0] == seeds[1] != seeds[2]
 
-    nodes = [
-        helper.make_node("Conv", ["data", "weight"], ["scaled"], group=CHANNELS),
-        helper.make_node("QuantizeLinear", ["scaled", "step", "zero"], ["whole"], name="quantize"),
-        helper.make_node("DequantizeLinear", ["whole", "step", "zero"], ["result"]),
-    ]
-    extra = [weight, tensor("step", 0.1), tensor("zero", 0, np.uint8)]
-    with pytest.raises(UnsupportedModelError, match=r"'quantize' \(Quantize.*is quantized"):
-        prepare(model_of(nodes, extra, shape))
+
+def test_changes_read_as_text():
+    assert str(Change("conv", "done", "needed")) == "conv: done (needed)"
+    assert str(Change("", "done", "needed")) == "done (needed)"

@@ -62,9 +62,11 @@ def check_graph(model: ir.Model) -> None:
     Raises
     ------
     UnsupportedModelError
-        At random operators, which the eval model could not switch off.
+        At random operators, which the eval model could not switch off, and at quantized ones.
     """
     for node in model.graph:
+        if node.op_type in _QUANTIZED:
+            raise refuse(node, "the model is quantized; train the float model, then quantize it")
         if node.domain in ("", "ai.onnx") and node.op_type in _RANDOM:
             raise refuse(
                 node, "its randomness would stay in evaluation; remove it with "
@@ -90,6 +92,11 @@ def check_gradients(editing: Editing, trainable: Collection[str]) -> None:
             continue
         if node.domain in ("", "ai.onnx") and node.op_type in _STOPS:
             continue
+        if node.op_type == "Split" and not all(value in needed for value in node.outputs):
+            raise refuse(
+                node, "the gradient of Split fails where one of its outputs leads nowhere; "
+                "use Slice instead"
+            )  # fmt: skip
         _check(editing, node, set(inputs))
         moving.update(node.outputs)
         reached.update(value.name or "" for value in inputs if value.is_initializer())
@@ -128,10 +135,10 @@ def _all_inputs(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _check(editing: Editing, node: ir.Node, moving: set[ir.Value]) -> None:
+    if is_dropout(node) and node.inputs[1] in moving:
+        raise refuse(node, "its ratio has no gradient; take it out of requires_grad")
     if is_dropout(node) or (node.domain == "com.microsoft" and node.op_type in _CONTRIBUTED):
         return
-    if node.op_type in _QUANTIZED:
-        raise refuse(node, "the model is quantized; train the float model, then quantize it")
     if node.op_type in ("If", "Loop", "Scan"):
         raise refuse(node, "onnxruntime builds no gradient through subgraphs")
     if node.domain not in ("", "ai.onnx") or node.op_type not in GRADIENTS:
@@ -160,8 +167,9 @@ def _matmul(editing: Editing, node: ir.Node, moving: set[ir.Value]) -> str | Non
 def _max_pool(editing: Editing, node: ir.Node, moving: set[ir.Value]) -> str | None:
     dims = editing.dims(node.inputs[0])
     if dims is None or not all(isinstance(size, int) for size in dims[2:]):
-        free = [size for size in (dims or ())[2:] if isinstance(size, str)]
-        given = ", ".join(f'"{name}": 64' for name in free) or "..."
+        shapes = [value.shape for value in editing.graph.inputs if value.shape is not None]
+        free = [dim.value for shape in shapes for dim in shape[2:] if not isinstance(dim, int)]
+        given = ", ".join(f'"{name}": 64' for name in free if name) or "..."
         return (
             "1.19.2 makes its gradient zero where height or width is free; give sizes to "
             f"prepare, such as sizes={{{given}}}, or export static ones"
