@@ -27,10 +27,11 @@ FIRST_RUN = "first_run"
 def begin_at(model: onnx.ModelProto, run: int, *, native: bool) -> onnx.ModelProto:
     """Return a copy whose first run in a session draws what run `run` would have drawn.
 
-    With kernels this is exact. With functions it is, too, for SpatialDropout and
-    NoiseShapeDropout. A DropBlock function holds two ways to draw seeds, for low and for high
-    ratios, each with a generator that counts only the runs in which it was used: where a ratio
-    has crossed from one to the other, its masks follow the same law but not the same sequence.
+    With kernels this is exact. With functions it is, too, as long as every run has drawn: a ratio
+    of 0 draws nothing, and a DropBlock function holds two ways to draw seeds, for low and for high
+    ratios, each with a generator that counts only the runs in which it was used. Where a schedule
+    has passed through 0, or from one way to the other, masks follow the same law but not the
+    same sequence.
 
     Parameters
     ----------
