@@ -36,7 +36,14 @@ from onnx_structdrop.training import (
     open_session,
     training_available,
 )
-from onnx_structdrop.training.digits import Digits, batches, load_digits, occlude
+from onnx_structdrop.training.digits import (
+    CLASSES,
+    SIZE,
+    Digits,
+    batches,
+    load_digits,
+    occlude,
+)
 
 if TYPE_CHECKING:
     import argparse
@@ -50,6 +57,7 @@ __all__ = ["run"]
 
 _MODEL = "trainable/digits_resnet.onnx"
 _DEFAULTS = {"spec": "DropBlock2D", "rate": 0.2, "block_size": 3}
+_OTHER_DATA = "docs/training.md tells how to train on other data"
 _ROWS = 10
 _SQUARE = 0.375
 """Side of the square that occludes a test image, as a fraction of the image's."""
@@ -62,8 +70,10 @@ def run(options: argparse.Namespace) -> int:
     started = time.perf_counter()
     source = Path(options.source) if options.source is not None else None
     if source is None:
-        model, title = _dropping(options)
-        digits = _digits(options, _image_shape(model, str(options.model or _MODEL)))
+        plain = load(options.model or model_path(_MODEL))
+        shape = _image_shape(plain, str(options.model or _MODEL))
+        model, title = _dropping(options, plain)
+        digits = _digits(options, shape)
         _make(folder)
         source = folder / "artifacts"
         schedule = getattr(Schedule, options.schedule)(options.steps)
@@ -128,9 +138,8 @@ def _check_options(options: argparse.Namespace) -> None:
         raise UsageError("--no-dropout inserts nothing; leave out --spec and what chooses sites")
 
 
-def _dropping(options: argparse.Namespace) -> tuple[ir.Model, str]:
+def _dropping(options: argparse.Namespace, model: ir.Model) -> tuple[ir.Model, str]:
     """Return the model with dropout in it, and what to call the run."""
-    model = load(options.model or model_path(_MODEL))
     name = Path(options.model or _MODEL).stem
     if options.no_dropout:
         return model, f"{name} without dropout"
@@ -147,15 +156,23 @@ def _dropping(options: argparse.Namespace) -> tuple[ir.Model, str]:
 
 
 def _image_shape(model: ir.Model, name: str) -> tuple[int | str | None, ...]:
-    """Return the shape of the only input."""
-    inputs = model.graph.inputs
-    shape = inputs[0].shape if len(inputs) == 1 else None
-    if shape is None:
+    """Return the shape of the only input of a model that classifies."""
+    inputs, outputs = model.graph.inputs, model.graph.outputs
+    if len(inputs) != 1 or len(outputs) != 1:
         raise UnsupportedModelError(
-            f"{name}: digits need a model with one image as its input, this one has "
-            f"{len(inputs)} inputs; see docs/training.md for training on other data"
+            f"{name}: digits need a model with one input and one output, this one has "
+            f"{len(inputs)} and {len(outputs)}; {_OTHER_DATA}"
         )
-    return tuple(size if isinstance(size, int) else size.value for size in shape)
+    scores = outputs[0].shape
+    if scores is None or len(scores) != 2 or scores[1] not in (CLASSES, None):
+        shown = "an unknown shape" if scores is None else str(scores)
+        raise UnsupportedModelError(
+            f"{name}: digits need {CLASSES} classes as output, shape [N,{CLASSES}], this one "
+            f"has {shown}; {_OTHER_DATA}"
+        )
+    shape = tuple(size if isinstance(size, int) else size.value for size in inputs[0].shape or ())
+    _check_image(shape)
+    return shape
 
 
 def _shape_of(session: Any) -> tuple[int | str | None, ...]:
@@ -166,14 +183,17 @@ def _shape_of(session: Any) -> tuple[int | str | None, ...]:
 
 def _digits(options: argparse.Namespace, shape: tuple[int | str | None, ...]) -> Digits:
     """Return digits in the size that a model takes."""
+    _check_image(shape)
+    size = shape[2] if isinstance(shape[2], int) else SIZE
+    return load_digits(options.images, options.seed, size=size, channels=int(shape[1] or 1))
+
+
+def _check_image(shape: tuple[int | str | None, ...]) -> None:
     if len(shape) != 4 or shape[1] not in (1, 3) or shape[2] != shape[3]:
-        shown = ",".join(map(str, shape))
         raise UnsupportedModelError(
-            f"digits need an input of shape N,1,size,size or N,3,size,size, not {shown}; see "
-            "docs/training.md for training on other data"
+            "digits need an input of shape N,1,size,size or N,3,size,size, not "
+            f"{','.join(map(str, shape))}; {_OTHER_DATA}"
         )
-    size = shape[2] if isinstance(shape[2], int) else 16
-    return load_digits(options.images, options.seed, size=size, channels=int(shape[1]))
 
 
 def _sets(digits: Digits) -> dict[str, Any]:
@@ -239,7 +259,11 @@ def _print(
     history: History, checks: list[tuple[bool, str]], written: list[Path], seconds: float
 ) -> None:
     columns = {"steps": "right", "loss": "right"}
-    columns |= dict.fromkeys((f"ratio, {name}" for name in history.ratios), "right")
+    # One ratio needs no name.
+    named = len(history.ratios) > 1
+    columns |= dict.fromkeys(
+        (f"ratio, {name}" if named else "ratio" for name in history.ratios), "right"
+    )
     sets = [name for name in history.evaluations[-1] if name != "step"]
     columns |= dict.fromkeys((f"accuracy, {name}" for name in sets), "right")
     rows, before = [], 0
