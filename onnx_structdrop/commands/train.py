@@ -152,7 +152,8 @@ def _dropping(options: argparse.Namespace, model: ir.Model) -> tuple[ir.Model, s
         options.placement = "paper"
     sites = select(find_sites(model), options, default_kinds=True, spec=spec)
     where = "site" if len(sites) == 1 else "sites"
-    return insert(model, spec, sites), f"{name} with {spec} at {len(sites)} {where}"
+    short = f"{type(spec).__name__}({spec.rate:g})"
+    return insert(model, spec, sites), f"{name} with {short} at {len(sites)} {where}"
 
 
 def _image_shape(model: ir.Model, name: str) -> tuple[int | str | None, ...]:
