@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import onnx
 import onnx_ir as ir
 
+from onnx_structdrop.graph.files.tensors import is_unloaded
 from onnx_structdrop.graph.topology.propagation import LongVectors
 from onnx_structdrop.schema import DOMAIN
 
@@ -147,7 +148,11 @@ def _collect(graph: onnx.GraphProto, tables: dict[_Key, _Infos]) -> None:
 
 
 def _infer(model: ir.Model) -> onnx.ModelProto | None:
-    skeleton = _skeleton(model)
+    try:
+        skeleton = _skeleton(model)
+    except Exception as error:  # noqa: BLE001 - what onnx-ir cannot write has many kinds of errors
+        logger.debug("the model cannot be written for shape inference: %s", error)
+        return None
     plain: onnx.ModelProto | None = None
     long = LongVectors(skeleton, skeleton)
     if long.uses or long.in_bodies:
@@ -235,7 +240,7 @@ def _declare(graph: onnx.GraphProto, value: ir.Value, tensor: ir.TensorProtocol 
 def _tensor(tensor: ir.TensorProtocol, name: str | None) -> onnx.TensorProto | None:
     dims = [int(size) for size in tensor.shape.numpy()]
     proto = onnx.TensorProto(name=name or "", data_type=int(tensor.dtype), dims=dims)
-    if tensor.dtype == ir.DataType.STRING:
+    if tensor.dtype == ir.DataType.STRING or is_unloaded(tensor):
         return None
     try:
         proto.raw_data = tensor.tobytes()
