@@ -146,7 +146,11 @@ class LongVectors:
                         inputs[place] = _HIDDEN
                     elif node.op_type == "Concat":
                         budget -= value.size
-            results = self._called(called, inputs) if called else [_result(node, inputs)]
+            if called is None:
+                results = [_result(node, inputs)]
+            else:
+                within_call, results = self._called(called, inputs)
+                largest = max(largest, within_call)
             results += [_NOTHING] * (len(node.output) - len(results))
             for name, result in zip(node.output, results, strict=False):
                 kind = types.get(name)
@@ -167,7 +171,10 @@ class LongVectors:
         else:
             self.in_bodies = True
 
-    def _called(self, function: onnx.FunctionProto, inputs: Sequence[_Known]) -> list[_Known]:
+    def _called(
+        self, function: onnx.FunctionProto, inputs: Sequence[_Known]
+    ) -> tuple[int, list[_Known]]:
+        """Return the largest size followed within a call, and what holds of its results."""
         key = (function.domain, function.name, function.overload)
         if key not in self._bodies:
             known = dict.fromkeys(function.input, _FORMAL)
@@ -178,7 +185,7 @@ class LongVectors:
         times = -(-max((value.size for value in inputs), default=1) // _RANK)
         if body.largest * times > _LONGEST:
             self.in_bodies = True
-        return [
+        return body.largest * times, [
             value._replace(
                 vector=None if value.vector is None else value.vector * times,
                 content=value.content * times,
