@@ -74,6 +74,18 @@ def drawn(infos, labels_like=None, classes=None):
     return arrays, size
 
 
+def free_sizes(model: onnx.ModelProto) -> dict[str, int]:
+    """Give a size to free heights and widths: MaxPool trains wrong without."""
+    known = {tensor.name for tensor in model.graph.initializer}
+    return {
+        dim.dim_param: PIXELS
+        for value in model.graph.input
+        if value.name not in known
+        for dim in value.type.tensor_type.shape.dim[2:]
+        if dim.dim_param
+    }
+
+
 def train(path: pathlib.Path) -> Outcome:
     """Take one model through three steps."""
     from onnx_structdrop.training import TrainingSession, generate_artifacts, prepare
@@ -91,7 +103,7 @@ def train(path: pathlib.Path) -> Outcome:
             chosen = [site for site in sites if len(site.shape) == rank]
             nodes += len(chosen)
             model = sd.insert(model, spec, chosen) if chosen else model
-        prepared = prepare(model, batch_norm="frozen")
+        prepared = prepare(model, batch_norm="frozen", sizes=free_sizes(model))
         with tempfile.TemporaryDirectory() as folder:
             outputs = prepared.model.graph.output
             artifacts = generate_artifacts(

@@ -180,6 +180,22 @@ def test_sizes_of_free_dimensions():
     assert [dim.dim_param or dim.dim_value for dim in dims] == ["N", 3, 8, 8]
 
 
+def test_shapes_reach_through_dropout():
+    # The runtime infers none there, and the gradient of MaxPool is zero without.
+    model = around("Relu", (2, 3, 8, 8), free=("N", None, "H", "W"))
+    model.graph.node[-1].output[0] = "r"
+    model.graph.node.append(helper.make_node("MaxPool", ["r"], ["y"], kernel_shape=[2, 2]))
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3, "A", "B"])
+    )
+    dropped = sd.insert(model, SPEC, "r")
+    prepared = prepare(dropped, sizes={"H": 8, "W": 8}).model
+    (node,) = dropouts(prepared)
+    infos = {info.name: info.type.tensor_type for info in prepared.graph.value_info}
+    dims = infos[node.output[0]].shape.dim
+    assert [dim.dim_value for dim in dims[1:]] == [3, 8, 8]
+
+
 @pytest.mark.parametrize(
     ("op_type", "options", "text"),
     [

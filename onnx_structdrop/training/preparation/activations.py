@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from onnx_structdrop.graph.reading import constant_array
 from onnx_structdrop.training.preparation.editing import attribute, refuse
 
 if TYPE_CHECKING:
@@ -28,27 +27,10 @@ _LARGE = 20.0
 def rewrite_activations(editing: Editing) -> None:
     """Rewrite what has a known form; other operators stay as they are."""
     for node in list(editing.graph):
-        if node.domain in ("", "ai.onnx") and node.op_type == "Dropout":
-            _settle_dropout(editing, node)
         if node.domain in ("", "ai.onnx") and node.op_type in _FORMS:
             result = _FORMS[node.op_type](editing.emit(node), node)
             editing.replace(node, result)
             editing.note(node, f"{node.op_type} written as arithmetic", "no gradient in 1.19.2")
-
-
-def _settle_dropout(editing: Editing, node: ir.Node) -> None:
-    """Remove a standard Dropout that is off; name the mask, which the gradient reads, of others."""
-    mode = node.inputs[2] if len(node.inputs) > 2 else None
-    known = None if mode is None else constant_array(mode)
-    if mode is None or (known is not None and not known.any()):
-        if len(node.outputs) > 1 and (node.outputs[1].uses() or node.outputs[1].is_graph_output()):
-            raise refuse(node, "it is off, but its mask is used; clean the model first")
-        editing.replace(node, editing.emit(node)("Identity", _data(node)))
-        editing.note(node, "Dropout removed", "it is off, and has no gradient without a mask")
-    elif len(node.outputs) < 2 or not node.outputs[1].name:
-        node.resize_outputs(2)
-        node.outputs[1].name = editing.names.take(f"{node.outputs[0].name}_mask")
-        editing.note(node, "mask named", "the gradient reads it")
 
 
 def _data(node: ir.Node) -> ir.Value:

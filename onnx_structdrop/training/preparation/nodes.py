@@ -48,6 +48,10 @@ def complete_nodes(editing: Editing) -> list[ir.Value]:
             output = node.outputs[index]
             if not output.name:
                 output.name = editing.names.take(f"{node.outputs[0].name}_{word}")
+        dims = editing.dims(node.inputs[0])
+        if dims is not None and node.outputs[0].type is not None:
+            # The runtime infers no shape through the node, and MaxPool behind it needs one.
+            node.outputs[0].shape = ir.Shape(dims)
         if node.attributes["training_mode"].as_int() != 1:
             node.attributes["training_mode"] = ir.AttrInt64("training_mode", 1)
             editing.note(node, "switched on", "an identity would be trained otherwise")

@@ -1,9 +1,10 @@
 """What onnxruntime-training 1.19.2 has gradients and kernels for, and the check against it.
 
-`GRADIENTS` was made by experiment: each operator in a graph of its own, at opsets 13 to 21, with
-static and with free batch size; the artifacts built, a step run on a CPU, the gradient of every
-float input compared with finite differences. Operators that passed at every opset are listed; what
-passed under a condition only has it in `_CONDITIONS`.
+`GRADIENTS` was made by experiment (``benchmarks/gradients.py`` repeats it): each operator in a
+graph of its own, at opsets 13 to 21, with static sizes, free batch and free sizes; the artifacts
+built, a step run on a CPU, the gradient of every float input compared with finite differences.
+Operators that passed at every opset are listed; what passed under a condition only has it in
+`_CONDITIONS`.
 """
 
 from __future__ import annotations
