@@ -29,6 +29,8 @@ def session_options(threads: int | None, *, native: bool) -> Any:
     from onnxruntime import SessionOptions
 
     options = SessionOptions()
+    # The gradient builder leaves initializers that nothing reads; each gives a warning.
+    options.log_severity_level = 3
     if threads is not None:
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise ArgumentError(f"threads is {threads!r}; allowed is 1 or more")

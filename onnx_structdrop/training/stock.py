@@ -20,6 +20,7 @@ from onnx_structdrop.errors import (
 from onnx_structdrop.training import manifest as files
 from onnx_structdrop.training.artifacts import Artifacts
 from onnx_structdrop.training.buffers import TrainingArrays
+from onnx_structdrop.training.calls import runtime_errors, session_options
 from onnx_structdrop.training.checks import (
     checked_rate,
     checked_values,
@@ -37,8 +38,6 @@ from onnx_structdrop.training.stock_files import (
     chosen_kernels,
     read_arrays,
     read_config,
-    runtime_errors,
-    session_options,
     write_arrays,
 )
 from onnx_structdrop.training.streams import begin_at

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import zipfile
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_structdrop import native as kernels
-from onnx_structdrop.errors import ArgumentError, ModelError, StructDropError
+from onnx_structdrop.errors import ArgumentError, ModelError
 from onnx_structdrop.training import manifest as files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = [
@@ -24,8 +23,6 @@ __all__ = [
     "entry",
     "read_arrays",
     "read_config",
-    "runtime_errors",
-    "session_options",
     "write_arrays",
 ]
 
@@ -107,37 +104,3 @@ def chosen_kernels(native: bool | str) -> bool:
     if native != "auto":
         raise ArgumentError(f"native is {native!r}; allowed are True, False and 'auto'")
     return kernels.native_available()
-
-
-def session_options(threads: int | None, *, native: bool) -> Any:
-    """Return options for sessions that train.
-
-    Raises
-    ------
-    ArgumentError
-        `threads` is no positive number.
-    NativeLibraryError
-        The kernels are asked for and not available.
-    """
-    from onnxruntime import SessionOptions
-
-    options = SessionOptions()
-    # The gradient builder leaves initializers that nothing reads; each gives a warning.
-    options.log_severity_level = 3
-    if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ArgumentError(f"threads is {threads!r}; allowed is 1 or more")
-        options.intra_op_num_threads = threads
-    if native:
-        kernels.register(options)
-    return options
-
-
-@contextlib.contextmanager
-def runtime_errors(where: Path, kind: type[StructDropError] = ModelError) -> Iterator[None]:
-    """Turn what onnxruntime raises, which has no class in common, into an error of ours."""
-    try:
-        yield
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise kind(f"{where}: onnxruntime: {reason}") from error

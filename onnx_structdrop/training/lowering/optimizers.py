@@ -7,6 +7,7 @@ in a processor's cache, which makes it as fast as those kernels.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import TYPE_CHECKING, ClassVar
 
@@ -32,7 +33,7 @@ _NORM_EPSILON = np.float32(1e-6)
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
+class Optimizer(abc.ABC):
     """What updates weights.
 
     Attributes
@@ -70,10 +71,11 @@ class Optimizer:
                 weights[part], gradients[part], tuple(each[part] for each in moments), rate, step
             )
 
+    @abc.abstractmethod
     def _update(
         self, weights: Array, gradients: Array, moments: tuple[Array, ...], rate: float, step: int
     ) -> None:
-        raise NotImplementedError
+        """Change one piece of the weights, and of the moments, in place."""
 
 
 @dataclasses.dataclass(frozen=True)
