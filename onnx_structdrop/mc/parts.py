@@ -73,8 +73,8 @@ def extract(model: ir.Model, part: Part) -> ir.Model:
     """
     graph = model.graph
     nodes = list(graph)
-    values = {value.name: value for node in nodes for value in node.outputs if value.name}
-    values |= {value.name: value for value in (*graph.inputs, *graph.initializers.values())}
+    values = {value.name or "": value for node in nodes for value in node.outputs if value.name}
+    values |= {value.name or "": value for value in (*graph.inputs, *graph.initializers.values())}
     results = [values[name] for name in part.outputs]
     graph.outputs.clear()
     graph.outputs.extend(results)
