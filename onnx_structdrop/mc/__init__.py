@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnx_structdrop.mc.accumulator import Accumulator
+from onnx_structdrop.mc.cost import Cost, cost, cost_table
 from onnx_structdrop.mc.engine import Plan
 from onnx_structdrop.mc.outputs import OutputKind, describe
 from onnx_structdrop.mc.result import Result
@@ -12,12 +13,15 @@ from onnx_structdrop.mc.statistics import Statistics
 
 __all__ = [
     "Accumulator",
+    "Cost",
     "OutputKind",
     "Plan",
     "Result",
     "Sampler",
     "Split",
     "Statistics",
+    "cost",
+    "cost_table",
     "describe",
     "split",
 ]

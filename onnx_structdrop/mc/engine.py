@@ -94,6 +94,17 @@ class Engine:
         """How the suffix is run, for each size of images so far."""
         return tuple(self._plans.values())
 
+    def prefix(self, piece: Feeds) -> dict[str, Any]:
+        """Return what the suffix starts from: cut values, and inputs that it reads itself."""
+        full = piece.padded(self._inputs.batch or piece.count)
+        values = {
+            name: as_ort_value(array, self._inputs.all[name].dtype)
+            for name, array in (*full.images.items(), *full.shared.items())
+        }
+        if self._prefix is not None:
+            values |= self._prefix.run(values)
+        return values
+
     def width(self, feeds: Feeds) -> int:
         """Return how many images the prefix takes at once."""
         fixed = self._inputs.batch
@@ -104,12 +115,26 @@ class Engine:
         each = sum(array[:1].nbytes for array in feeds.images.values())
         return max(1, min(_MOST_BATCH, _IMAGE_BYTES // max(1, each)))
 
+    def fastest(self, piece: Feeds) -> tuple[int, float]:
+        """Return how many rows a run takes at most, and the seconds for one of them."""
+        values = self.prefix(piece)
+        plan = self._plan(piece, values)
+        if plan.measured:
+            return plan.rows, plan.measured[plan.rows]
+        session = self._session(plan)
+        numbers = np.arange(plan.rows, dtype=np.int64)
+
+        def run(_: int) -> None:
+            self._run(session, values, numbers % piece.count, numbers)
+
+        return plan.rows, measure(run, 1)[1] / plan.rows
+
     def samples_of(
         self, piece: Feeds, first_image: int
     ) -> Iterator[tuple[Block, dict[str, Array]]]:
         """Yield the outputs of all samples, for some samples of some images at a time."""
         count = piece.count
-        values = self._before(piece)
+        values = self.prefix(piece)
         plan = self._plan(piece, values)
         session = self._session(plan)
         if plan.stacked:
@@ -122,17 +147,6 @@ class Engine:
             found = self._run(session, values, block.rows(), block.draws(first_image))
             short = {name: array[:count] for name, array in found.items()}
             yield Block(0, count, sample, 1), short
-
-    def _before(self, piece: Feeds) -> dict[str, Any]:
-        """Return what the suffix starts from: cut values, and inputs that it reads itself."""
-        full = piece.padded(self._inputs.batch or piece.count)
-        values = {
-            name: as_ort_value(array, self._inputs.all[name].dtype)
-            for name, array in (*full.images.items(), *full.shared.items())
-        }
-        if self._prefix is not None:
-            values |= self._prefix.run(values)
-        return values
 
     def _run(
         self,
@@ -163,7 +177,7 @@ class Engine:
 
     def _made_plan(self, piece: Feeds, values: dict[str, Any]) -> Plan:
         stacking = examine(
-            self._prepared, self._before, piece, batch=self._inputs.batch,
+            self._prepared, self.prefix, piece, batch=self._inputs.batch,
             threads=self._options.threads, library=self._native,
         )  # fmt: skip
         chunk = self._options.chunk
