@@ -9,6 +9,7 @@ the whole model on each image repeated for all its samples at once; the sampler,
 included; and the ideal, which is the prefix once and the suffix for every sample, each alone.
 
 Then a process of its own streams 10,000 images through a sampler, and prints its memory on the way.
+On a machine that others use as well, the ratio of CPU time says more than that of time.
 The exit status is 1 if the sampler takes more than 1.10 of the ideal, is less than 10 times faster
 than the loop at the head, or if memory grows with the number of images.
 """
@@ -89,18 +90,20 @@ def cases(depth: int, placement: str, images: np.ndarray, samples: int, threads:
     }, sampler
 
 
-def timed(jobs: dict, rounds: int) -> dict[str, list[float]]:
-    """Run all jobs in turn, after one round of the short ones to warm up."""
+def timed(jobs: dict, rounds: int) -> tuple[dict, dict]:
+    """Run all jobs in turn after the short ones to warm up; return seconds, and CPU seconds."""
     for name in ("prefix", "suffix", "sampler"):
         jobs[name]()
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    processor: dict[str, list[float]] = {name: [] for name in jobs}
     names = list(jobs)
     for number in range(rounds):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             jobs[name]()
             seconds[name].append(time.perf_counter() - started)
-    return seconds
+            processor[name].append(time.process_time() - used)
+    return seconds, processor
 
 
 def measured(arguments: argparse.Namespace, progress: Progress) -> list[dict]:
@@ -115,18 +118,19 @@ def measured(arguments: argparse.Namespace, progress: Progress) -> list[dict]:
             started = time.perf_counter()
             sampler(images)
             first = time.perf_counter() - started
-            seconds = timed(jobs, arguments.rounds)
+            seconds, processor = timed(jobs, arguments.rounds)
             (plan,) = sampler.plans
-            found.append({"depth": depth, "placement": placement, "seconds": seconds,
+            found.append({"depth": depth, "placement": placement,
+                          "seconds": seconds, "processor": processor,
                           "first_call": first, "rows": plan.rows,
                           "per_row": dict(plan.measured)})  # fmt: skip
             progress.advance(task)
     return found
 
 
-def spreads(entry: dict) -> dict[str, Spread]:
-    """Return ratios within rounds, and seconds."""
-    seconds = entry["seconds"]
+def spreads(entry: dict, of: str = "seconds") -> dict[str, Spread]:
+    """Return ratios within rounds, and seconds; `of` "processor" for CPU time."""
+    seconds = entry[of]
     ideal = [a + b for a, b in zip(seconds["prefix"], seconds["suffix"], strict=True)]
     ratios = {name: Spread.of(values) for name, values in seconds.items()}
     ratios["ideal"] = Spread.of(ideal)
@@ -177,7 +181,7 @@ def memory() -> list[dict]:
 
 # ---------------------------------------------------------------------------------------- output
 HEADER = ["ResNet", "dropout", "loop, s", "replication, s", "sampler, s", "ideal, s",
-          "sampler / ideal", "loop / sampler", "rows"]  # fmt: skip
+          "sampler / ideal", "CPU time", "loop / sampler", "rows"]  # fmt: skip
 
 
 def rows_of(found: list[dict]) -> list[list[str]]:
@@ -188,7 +192,9 @@ def rows_of(found: list[dict]) -> list[list[str]]:
         rows.append([
             str(entry["depth"]), entry["placement"],
             *(f"{spread[name].median:.2f}" for name in ("loop", "replication", "sampler", "ideal")),
-            spread["sampler to ideal"].text(), f"{spread['loop to sampler'].median:.1f}",
+            spread["sampler to ideal"].text(),
+            spreads(entry, "processor")["sampler to ideal"].text(),
+            f"{spread['loop to sampler'].median:.1f}",
             str(entry["rows"]),
         ])  # fmt: skip
     return rows
