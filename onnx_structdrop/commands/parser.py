@@ -94,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     verify.epilog = _VERIFY_EPILOG
     _verify(verify)
     _plot(command("plot", "plot", "Draw the sites of a model, or masks over feature maps."), common)
+    _mc(command("mc", "mc", "Sample a model with dropout: how sure is it of each image?"))
     _train(command("train", "train", "Train an exported CNN on digits, dropout on a schedule."))
     _bench(command("bench", "bench", "Time the operators against what else there is."))
     groups.json_output(command("info", "info", "Show versions, providers and what is supported."))
@@ -271,6 +272,69 @@ def _demo(parser: argparse.ArgumentParser) -> None:
         default="structdrop-demo",
         help="folder for models and pictures (default: structdrop-demo)",
     )
+
+
+def _mc(parser: argparse.ArgumentParser) -> None:
+    groups.model(parser)
+    parser.add_argument(
+        "input",
+        type=values.file,
+        metavar="INPUT",
+        help=".npy with images along axis 0, .npz with arrays by input name, or a folder of pictures",
+    )
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help=".npz to write")
+    parser.add_argument(
+        "-T", "--samples", type=int, default=30, help="samples of each image (default: 30)"
+    )
+    parser.add_argument("--plot", metavar="FILE", help="draw the result: .png, .svg or .pdf")
+    parser.add_argument(
+        "--labels", metavar="FILE", help=".npy with the class of each image, to score the result"
+    )
+    groups.spec(parser, "what to insert first; without it, MODEL has dropout of its own")
+    groups.filters(parser, "insert at (default: of kind activation and join)")
+    group = parser.add_argument_group("outputs", "What outputs hold is found out and reported.")
+    group.add_argument(
+        "--output-name",
+        dest="outputs",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="output to sum up, may be given several times (default: all that are random)",
+    )
+    group.add_argument(
+        "--task", choices=("auto", "classification", "regression", "dense"), default="auto"
+    )
+    group.add_argument("--values", choices=("auto", "logits", "probabilities"), default="auto")
+    group.add_argument("--class-axis", type=int, metavar="AXIS", help="axis of the classes")
+    group.add_argument(
+        "--quantile",
+        dest="quantiles",
+        action="append",
+        type=float,
+        default=[],
+        metavar="Q",
+        help="level of a quantile, from 0 to 1; may be given several times",
+    )
+    group.add_argument("--keep-samples", action="store_true", help="write all samples, too")
+    group = parser.add_argument_group("pictures", "How those of a folder become inputs.")
+    group.add_argument(
+        "--size", type=values.integers, metavar="H,W", help="resize to (default: the model's size)"
+    )
+    for name, default in (("mean", 0.0), ("std", 1.0)):
+        group.add_argument(
+            f"--{name}",
+            type=values.numbers,
+            default=[default],
+            metavar="R,G,B",
+            help=f"(pixel / 255 - mean) / std (default: {default:g})",
+        )
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--seed", type=int, help="of masks (default: 0)")
+    group.add_argument("--functions", action="store_true", help="do without the native kernels")
+    group.add_argument("--threads", type=int, help="threads of a run (default: all processors)")
+    group.add_argument("--chunk", type=int, help="rows of a run (default: what measures fastest)")
+    group.add_argument("--batch", type=int, help="images that are prepared at once")
+    groups.json_output(parser)
 
 
 def _train(parser: argparse.ArgumentParser) -> None:
