@@ -20,11 +20,10 @@ from onnx_structdrop.errors import ArgumentError
 from onnx_structdrop.graph.insert import insert
 from onnx_structdrop.graph.io import load
 from onnx_structdrop.graph.sites import find_sites
-from onnx_structdrop.mc import Result, Sampler, cost, metrics
+from onnx_structdrop.mc import Result
 from onnx_structdrop.mc.images import Images, Preparation, open_images
-from onnx_structdrop.plot import save_figure
-from onnx_structdrop.plot.files import check_picture
-from onnx_structdrop.plot.uncertainty import plot_result
+from onnx_structdrop.mc.sample import Sampler
+from onnx_structdrop.plot import check_figure_path, save_figure
 
 if TYPE_CHECKING:
     import argparse
@@ -109,7 +108,7 @@ def _check_options(options: argparse.Namespace) -> None:
     if Path(options.output).suffix != ".npz":
         raise UsageError(f"-o {options.output!r}: statistics are written as .npz")
     if options.plot is not None:
-        check_picture(options.plot)
+        check_figure_path(options.plot)
     if options.seed is not None and options.seed < 0:
         raise UsageError(f"--seed is {options.seed}; allowed is 0 or more")
     if options.spec is None and (options.rate is not None or has_filters(options)):

@@ -25,6 +25,7 @@ __all__ = ["PICTURES", "Images", "Preparation", "open_images"]
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 """Endings of the pictures that are read from a folder."""
 
+_ZIP = b"PK"
 _CHANNELS = {1: "L", 3: "RGB"}
 
 
@@ -132,24 +133,27 @@ def open_images(
             f"{source} holds arrays, which are taken as they are; size, mean and std are for a "
             "folder of pictures"
         )
+    content = _content(source)
+    if isinstance(content, np.ndarray):
+        return _array(content, source)
+    return _arrays(content, source, main, inputs)
+
+
+def _content(source: Path) -> Array | dict[str, Array]:
     try:
-        content = np.load(source, mmap_mode="r", allow_pickle=False)
+        with source.open("rb") as file:  # numpy leaves a broken archive open if given its name
+            if file.read(len(_ZIP)) != _ZIP:
+                array: Array = np.load(source, mmap_mode="r", allow_pickle=False)
+                return array
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as archive:
+                return dict(archive)
     except FileNotFoundError:
         raise ArgumentError(f"there is no file {str(source)!r}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ArgumentError(
             f"cannot read {str(source)!r} as .npy or .npz: {' '.join(str(error).split())}"
         ) from error
-    if isinstance(content, np.ndarray):
-        return _array(content, source)
-    with content:
-        try:
-            arrays = {name: content[name] for name in content.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ArgumentError(
-                f"cannot read {str(source)!r}: {' '.join(str(error).split())}"
-            ) from error
-    return _arrays(arrays, source, main, inputs)
 
 
 def _array(array: Array, source: Path) -> Images:
