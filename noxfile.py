@@ -15,7 +15,7 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = [
-    "lint", "ops", "tests", "runtimes", "tools", "torch", "keras_cv", "training", "demo",
+    "lint", "ops", "tests", "runtimes", "tools", "torch", "keras_cv", "ray", "training", "demo",
 ]  # fmt: skip
 
 # Without the library, tests of the kernels fail instead of being skipped.
@@ -71,6 +71,13 @@ def keras_cv(session):
     session.install("keras-cv==0.9.0")
     session.install(".[test]")
     session.run("pytest", "tests/frameworks", "-rP", env={"STRUCTDROP_FRAMEWORKS": "keras_cv"})
+
+
+@nox.session
+def ray(session):
+    """Sample a dataset by several workers of Ray, one of which is killed."""
+    session.install(".[test,ray]")
+    session.run("pytest", "tests/mc", "--tools", "-m", "ray", env=NATIVE)
 
 
 @nox.session

@@ -15,7 +15,7 @@ from onnx_structdrop.commands.files import check_output
 from onnx_structdrop.commands.selection import has_filters, select
 from onnx_structdrop.commands.specification import specification
 from onnx_structdrop.commands.usage import UsageError
-from onnx_structdrop.console import message, print_json, print_line, print_table, shape_text
+from onnx_structdrop.console import message, print_json, print_line, print_table
 from onnx_structdrop.errors import ArgumentError
 from onnx_structdrop.graph.insert import insert
 from onnx_structdrop.graph.io import load
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from onnx_structdrop.mc import Statistics
 
 __all__ = ["run"]
 

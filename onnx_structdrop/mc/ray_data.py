@@ -7,6 +7,7 @@ takes an image, in what company, or how often: results are those of one process.
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -169,7 +170,7 @@ def _consecutive(numbers: np.ndarray) -> list[tuple[int, int]]:
     """Return the ranges of places whose numbers follow each other."""
     breaks = np.flatnonzero(np.diff(numbers) != 1) + 1
     edges = [0, *breaks.tolist(), len(numbers)]
-    return list(zip(edges, edges[1:], strict=False))
+    return list(itertools.pairwise(edges))
 
 
 def _content(model: onnx.ModelProto | ir.Model | str | os.PathLike[str]) -> bytes | str:
