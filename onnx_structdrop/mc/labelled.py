@@ -12,7 +12,7 @@ from onnx_structdrop.mc.outputs import is_floating, sum_tolerance
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-__all__ = ["pairs"]
+__all__ = ["pairs", "rows_of"]
 
 
 def pairs(
@@ -48,20 +48,42 @@ def pairs(
         Shapes do not match, nothing is left, a label is no class; or rows are not finite or no
         probabilities.
     """
-    given, classes = np.asarray(probabilities), np.asarray(labels)
+    given = np.asarray(probabilities)
     tolerance = sum_tolerance(given.dtype) if is_floating(given) else 1e-3
-    wide = given.astype(np.float64)
+    if given.shape == np.shape(labels):
+        events = given.astype(np.float64)
+        given, class_axis = np.stack([1 - events, events], axis=-1), -1
+    rows, classes = rows_of(
+        given, labels, class_axis=class_axis, ignore=ignore, what="probabilities"
+    )
+    _refuse_other_than_probabilities(rows, tolerance)
+    return rows, classes
+
+
+def rows_of(
+    values: npt.ArrayLike,
+    labels: npt.ArrayLike,
+    *,
+    class_axis: int,
+    ignore: int | None,
+    what: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of values of classes and their labels: `pairs` of what need not be probabilities.
+
+    Parameters
+    ----------
+    what
+        What the values are called in messages.
+    """
+    given, classes = np.asarray(values), np.asarray(labels)
     if not (np.issubdtype(classes.dtype, np.integer) or classes.dtype == bool):
-        raise ArgumentError(
-            f"labels are {classes.dtype.name}; allowed are integers, classes from 0"
-        )
-    if wide.shape == classes.shape:
-        wide = np.stack([1 - wide, wide], axis=-1)
-    elif -wide.ndim <= class_axis < wide.ndim:
+        raise ArgumentError(f"labels are {classes.dtype.name}; allowed are whole numbers from 0")
+    wide = given.astype(np.float64)
+    if -wide.ndim <= class_axis < wide.ndim:
         wide = np.moveaxis(wide, class_axis, -1)
     if wide.shape[:-1] != classes.shape:
         raise ArgumentError(
-            f"probabilities have shape {given.shape}, labels {classes.shape}; these should be the "
+            f"{what} have shape {given.shape}, labels {classes.shape}; these should be the "
             f"same but for axis {class_axis}, that of the classes"
         )
     rows = wide.reshape(-1, wide.shape[-1])
@@ -75,17 +97,16 @@ def pairs(
             f"labels go from {classes.min()} to {classes.max()}, but there are {rows.shape[1]} "
             "classes, from 0; name one to leave out by ignore"
         )
-    _refuse_other_than_probabilities(rows, tolerance)
+    broken = int((~np.isfinite(rows)).any(axis=1).sum())
+    if broken:
+        raise ArgumentError(
+            f"{broken} of {len(rows)} rows of {what} are not finite; leave them out, "
+            "Statistics.nonfinite tells which"
+        )
     return rows.copy(), classes
 
 
 def _refuse_other_than_probabilities(rows: np.ndarray, tolerance: float) -> None:
-    broken = int((~np.isfinite(rows)).any(axis=1).sum())
-    if broken:
-        raise ArgumentError(
-            f"{broken} of {len(rows)} rows of probabilities are not finite; leave them out, "
-            "Statistics.nonfinite tells which"
-        )
     low, high = rows.min(), rows.max()
     if low < -tolerance or high > 1 + tolerance:
         raise ArgumentError(
