@@ -280,7 +280,7 @@ def _mc(parser: argparse.ArgumentParser) -> None:
         "input",
         type=values.file,
         metavar="INPUT",
-        help=".npy with images along axis 0, .npz with arrays by input name, or a folder of pictures",
+        help=".npy with images along axis 0, .npz of arrays by input name, or folder of pictures",
     )
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help=".npz to write")
     parser.add_argument(

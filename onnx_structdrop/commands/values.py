@@ -48,7 +48,7 @@ def _list_of(convert: Callable[[str], Entry], what: str) -> Callable[[str], list
     return parse
 
 
-def block_size(text: str) -> int | list[int | None] | None:
+def block_size(text: str) -> int | list[int]:
     """Return one block size, or one per axis."""
     sizes = _list_of(int, "a block size: an integer, or several with commas between")(text)
     return sizes[0] if len(sizes) == 1 else sizes

@@ -211,7 +211,7 @@ def _pictures(
         pixels = np.asarray(picture).reshape(*size, channels)
         if not whole:
             scaled = pixels.astype(np.float32) / np.float32(255)
-            pixels = (scaled - np.float32(done.mean)) / np.float32(done.std)
+            pixels = (scaled - np.array(done.mean, np.float32)) / np.array(done.std, np.float32)
         return (pixels.transpose(2, 0, 1) if first else pixels).astype(dtype)
 
     return Images(

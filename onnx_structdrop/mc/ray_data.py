@@ -183,7 +183,8 @@ def _content(model: onnx.ModelProto | ir.Model | str | os.PathLike[str]) -> byte
         raise UnsupportedModelError(
             f"the model has {size} bytes; save it where all workers find it, and give the path"
         )
-    return proto.SerializeToString()
+    serialised: bytes = proto.SerializeToString()
+    return serialised
 
 
 def _model(content: bytes | str) -> onnx.ModelProto | str:
