@@ -88,9 +88,22 @@ def extract(model: ir.Model, part: Part) -> ir.Model:
         new = ir.Value(name=name, type=kind, shape=shape)
         old.replace_all_uses_with(new)
         graph.inputs.append(new)
-    graph.remove([node for place, node in enumerate(nodes) if place not in part.nodes], safe=True)
+    others = [node for place, node in enumerate(nodes) if place not in part.nodes]
+    for node in others:
+        _release(node)
+    graph.remove(others, safe=True)
     remove_unused(model)
     return model
+
+
+def _release(node: ir.Node) -> None:
+    """Let the subgraphs of a node read nothing, so that it can go with what they captured."""
+    for body in bodies_of(node):
+        body.outputs.clear()
+        for inner in body:
+            _release(inner)
+            for place in range(len(inner.inputs)):
+                inner.replace_input_with(place, None)
 
 
 def remove_unused(model: ir.Model) -> None:

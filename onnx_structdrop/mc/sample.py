@@ -4,74 +4,36 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 
 from onnx_structdrop import native as kernels
-from onnx_structdrop.errors import ArgumentError, ArgumentTypeError, ModelError
+from onnx_structdrop.errors import ArgumentError, ArgumentTypeError
 from onnx_structdrop.graph.convert import as_ir
 from onnx_structdrop.graph.files.wellformed import quoted
 from onnx_structdrop.graph.io import load
 from onnx_structdrop.mc.accumulator import Accumulator
-from onnx_structdrop.mc.chunks import (
-    MOST_IMAGES,
-    Block,
-    blocks,
-    fastest,
-    measure,
-)
+from onnx_structdrop.mc.chunks import MOST_IMAGES
+from onnx_structdrop.mc.engine import Engine, Plan
 from onnx_structdrop.mc.inputs import Feeds, Inputs
 from onnx_structdrop.mc.options import Options
 from onnx_structdrop.mc.outputs import describe
 from onnx_structdrop.mc.result import Result
-from onnx_structdrop.mc.sessions import PartSession, as_array, as_ort_value
 from onnx_structdrop.mc.split import split
-from onnx_structdrop.mc.stacking import examine
-from onnx_structdrop.mc.suffix import DRAWS, ROWS, in_rows, prepare, sampling
-from onnx_structdrop.mc.work import work_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import numpy.typing as npt
     import onnx
+    import onnx_ir as ir
 
     from onnx_structdrop.mc.outputs import OutputKind
 
     Array = npt.NDArray[Any]
 
-__all__ = ["Plan", "Sampler"]
-
-_IMAGE_BYTES = 16 << 20
-"""Of images that the prefix takes at once, unless `batch` says otherwise."""
-
-_MOST_BATCH = 128
-
-_ROW_BYTES = 1 << 30
-"""Of what the nodes of the suffix put out in one run, in all."""
-
-_MOST_ROWS = 4096
-_UNKNOWN_ROWS = 32
-"""Rows at most where the memory for one is not known."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How the suffix is run for images of one size."""
-
-    stacked: bool
-    """Whether images and samples share runs; otherwise a whole batch takes one sample per run."""
-    reason: str
-    """Why."""
-    rows: int
-    """Rows per run at most."""
-    per_image: frozenset[str]
-    """Inputs of the suffix that rows are picked from."""
-    measured: Mapping[int, float]
-    """Seconds per row by rows per run, where they were measured."""
+__all__ = ["Sampler"]
 
 
 class Sampler:
@@ -171,27 +133,15 @@ class Sampler:
             for value in parts.suffix.graph.outputs
             if (producer := value.producer()) is not None
         }
-        self._prepared = prepare(parts.suffix, seed=self._options.seed)
         wanted = self._options.native
         self.native = kernels.native_available() if wanted is None else wanted
         """Whether masks come from the kernels, and are reproducible."""
-        self._prefix = (
-            None
-            if parts.prefix is None
-            else PartSession(
-                parts.prefix,
-                threads=threads,
-                library=False,
-                what="the deterministic part of the model",
-            )
-        )
         if self.inputs.batch is not None and batch not in (None, self.inputs.batch):
             raise ArgumentError(
                 f"batch is {batch}, but the model's batch is fixed at {self.inputs.batch}; "
                 "leave batch out"
             )
-        self._plans: dict[Any, Plan] = {}
-        self._sessions: dict[tuple[bool, frozenset[str]], PartSession] = {}
+        self._engine = Engine(parts, self.inputs, self._options, native=self.native)
         self.kinds: dict[str, OutputKind] = {}
         """What each output was taken for, once something was sampled."""
 
@@ -208,7 +158,7 @@ class Sampler:
     @property
     def plans(self) -> tuple[Plan, ...]:
         """How the suffix is run, for each size of images so far."""
-        return tuple(self._plans.values())
+        return self._engine.plans
 
     def __call__(self, images: Any, *, first_image: int = 0) -> Result:
         """Return the statistics of some images.
@@ -244,7 +194,7 @@ class Sampler:
 
         Raises
         ------
-        ArgumentError, ArgumentTypeError, ModelError
+        ArgumentError, ArgumentTypeError
             As `__call__`; what was yielded before holds. Also if there are no batches.
         """
         at = first_image
@@ -259,12 +209,12 @@ class Sampler:
     def _result(self, feeds: Feeds, first_image: int, advance: Callable[[int], None]) -> Result:
         self._check_numbers(first_image, feeds.count)
         sums: dict[str, Accumulator] = {}
-        width = self._width(feeds)
+        width = self._engine.width(feeds)
         for start in range(0, feeds.count, width):
             piece = feeds.piece(start, min(start + width, feeds.count))
             if not self._options.allow_nonfinite:
                 piece.check_finite(first_image + start)
-            for block, found in self._samples_of(piece, first_image + start):
+            for block, found in self._engine.samples_of(piece, first_image + start):
                 for name, rows in found.items():
                     if name not in sums:
                         sums[name] = Accumulator(
@@ -285,125 +235,11 @@ class Sampler:
                 "draws, 0 to 2**28 - 1"
             )
 
-    def _width(self, feeds: Feeds) -> int:
-        """Return how many images the prefix takes at once."""
-        fixed = self.inputs.batch
-        if fixed is not None:
-            return fixed
-        if self._options.batch is not None:
-            return self._options.batch
-        each = sum(array[:1].nbytes for array in feeds.images.values())
-        return max(1, min(_MOST_BATCH, _IMAGE_BYTES // max(1, each)))
-
-    def _samples_of(
-        self, piece: Feeds, first_image: int
-    ) -> Iterator[tuple[Block, dict[str, Array]]]:
-        """Yield the outputs of all samples, for some samples of some images at a time."""
-        count = piece.count
-        values = self._before(piece)
-        plan = self._plan(piece, values)
-        session = self._session(plan)
-        if plan.stacked:
-            for block in blocks(count, self.samples, plan.rows):
-                yield block, self._run(session, values, block.rows(), block.draws(first_image))
-            return
-        fed = self.inputs.batch or count
-        for sample in range(self.samples):
-            block = Block(0, fed, sample, 1)
-            found = self._run(session, values, block.rows(), block.draws(first_image))
-            short = {name: array[:count] for name, array in found.items()}
-            yield Block(0, count, sample, 1), short
-
-    def _before(self, piece: Feeds) -> dict[str, Any]:
-        """Return what the suffix starts from: cut values, and inputs that it reads itself."""
-        full = piece.padded(self.inputs.batch or piece.count)
-        values = {
-            name: as_ort_value(array, self.inputs.all[name].dtype)
-            for name, array in (*full.images.items(), *full.shared.items())
-        }
-        if self._prefix is not None:
-            values |= self._prefix.run(values)
-        return values
-
-    def _run(
-        self,
-        session: PartSession,
-        values: Mapping[str, Any],
-        rows: npt.NDArray[np.int64],
-        draws: npt.NDArray[np.int64],
-    ) -> dict[str, Array]:
-        numbers = {
-            ROWS: as_ort_value(rows, ir.DataType.INT64),
-            DRAWS: as_ort_value(draws, ir.DataType.INT64),
-        }
-        found = {
-            name: as_array(value) for name, value in session.run({**values, **numbers}).items()
-        }
-        for name, array in found.items():
-            if array.shape[:1] != (len(rows),):
-                raise ModelError(
-                    f"output {quoted(name)} has shape {array.shape} for {len(rows)} images: axis 0 "
-                    "is to be the batch; name the outputs to sum up with outputs=[...]"
-                )
-        return found
-
     def _kind(self, name: str, rows: Array) -> OutputKind:
         if name not in self.kinds:
             said = {key: _of(value, name) for key, value in self._said.items()}
             self.kinds[name] = describe(name, rows, producer=self._producers.get(name), **said)
         return self.kinds[name]
-
-    def _plan(self, piece: Feeds, values: dict[str, Any]) -> Plan:
-        if piece.key not in self._plans:
-            self._plans[piece.key] = self._made_plan(piece, values)
-        return self._plans[piece.key]
-
-    def _made_plan(self, piece: Feeds, values: dict[str, Any]) -> Plan:
-        stacking = examine(
-            self._prepared, self._before, piece, batch=self.inputs.batch,
-            threads=self._options.threads, library=self.native,
-        )  # fmt: skip
-        chunk = self._options.chunk
-        if stacking.per_image is None:
-            if chunk is not None:
-                raise ArgumentError(
-                    f"chunk is {chunk}, but the model takes whole batches only: {stacking.reason}; "
-                    "leave chunk out"
-                )
-            rows = self.inputs.batch or piece.count
-            return Plan(False, stacking.reason, rows, frozenset(), {})
-        if chunk is not None:
-            return Plan(True, stacking.reason, chunk, stacking.per_image, {})
-        most = min(
-            piece.count * self.samples, self._affordable(values, stacking.per_image), _MOST_ROWS
-        )
-        session = self._session(Plan(True, "", 1, stacking.per_image, {}))
-
-        def run(rows: int) -> None:
-            numbers = np.arange(rows, dtype=np.int64)
-            self._run(session, values, numbers % piece.count, numbers)
-
-        measured = measure(run, most)
-        return Plan(True, stacking.reason, fastest(measured), stacking.per_image, measured)
-
-    def _affordable(self, values: Mapping[str, Any], per_image: frozenset[str]) -> int:
-        model = in_rows(self._prepared, per_image)
-        shapes = {
-            value.name or "": [1] if value.name == ROWS else list(values[value.name or ""].shape())
-            for value in model.graph.inputs
-        }
-        each = work_of(model, shapes).bytes
-        return _UNKNOWN_ROWS if each is None else max(1, _ROW_BYTES // max(1, each))
-
-    def _session(self, plan: Plan) -> PartSession:
-        key = (plan.stacked, plan.per_image)
-        if key not in self._sessions:
-            model = in_rows(self._prepared, plan.per_image) if plan.stacked else self._prepared
-            self._sessions[key] = PartSession(
-                sampling(model, native=self.native), threads=self._options.threads,
-                library=self.native, what="the stochastic part of the model",
-            )  # fmt: skip
-        return self._sessions[key]
 
     @contextmanager
     def _bar(self, total: int | None) -> Iterator[Callable[[int], None]]:

@@ -25,6 +25,19 @@ __all__ = ["Split", "split"]
 
 _SHAPE_OPS = frozenset({"Shape", "Size"})
 
+_NO_TENSORS = frozenset(
+    {
+        "Optional",
+        "SequenceConstruct",
+        "SequenceEmpty",
+        "SequenceErase",
+        "SequenceInsert",
+        "SequenceMap",
+        "SplitToSequence",
+    }
+)
+"""Operators that put out sequences and optionals, whose types inference does not tell."""
+
 _LONGEST_CHAIN = 64
 """Nodes of shape arithmetic that are rather computed again than handed over."""
 
@@ -191,7 +204,7 @@ class _Cutter:
             return set()
         if producer in self._constant:
             return self._closure([value], self._constant)
-        if _kind(value) not in (None, ir.TensorType):
+        if producer.op_type in _NO_TENSORS or not isinstance(value.type, ir.TensorType | None):
             # Sequences and optionals are not handed over: their makers run again.
             return {producer}
         return self._shape_chain(value, base - {value})
@@ -240,10 +253,6 @@ class _Cutter:
                 "not known; run shape inference on the model, or give the value a type"
             )
         return ir.TensorType(dtype), None if dims is None else ir.Shape(dims)
-
-
-def _kind(value: ir.Value) -> type | None:
-    return None if value.type is None else type(value.type)
 
 
 def _random_nodes(model: ir.Model) -> set[ir.Node]:
