@@ -43,6 +43,12 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in needy]
 
 
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch):
+    """Print as into a pipe: processes of pytest-xdist are told how wide the terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def corpus(request) -> pathlib.Path:
     """Return the folder of exported models, or skip with the reason."""

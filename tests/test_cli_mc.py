@@ -10,7 +10,7 @@ from samples import MODELS
 from test_cli import call, document, refused
 
 import onnx_structdrop as sd
-from onnx_structdrop.mc.sample import Sampler
+from onnx_structdrop.mc import Sampler
 
 MODEL = MODELS / "resnet18_torchscript.onnx"
 SPEC = ("--spec", "SpatialDropout2D", "--rate", "0.3", "--stage", "4")

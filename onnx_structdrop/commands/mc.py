@@ -20,9 +20,8 @@ from onnx_structdrop.errors import ArgumentError
 from onnx_structdrop.graph.insert import insert
 from onnx_structdrop.graph.io import load
 from onnx_structdrop.graph.sites import find_sites
-from onnx_structdrop.mc import Result, metrics
+from onnx_structdrop.mc import Result, Sampler, metrics
 from onnx_structdrop.mc.images import Images, Preparation, open_images
-from onnx_structdrop.mc.sample import Sampler
 from onnx_structdrop.plot import check_figure_path, save_figure
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from samples import MODELS
 
 import onnx_structdrop as sd
 from onnx_structdrop import ArgumentError, ArgumentTypeError, ModelError
-from onnx_structdrop.mc.ray_data import sample_dataset
-from onnx_structdrop.mc.sample import Sampler
+from onnx_structdrop.mc import Sampler, sample_dataset
+
 
 COUNT, SAMPLES, BATCH = 24, 6, 2
 # Ray itself opens what it does not close, and warns of options that its own defaults set.
