@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 from samples import MODELS
 from test_cli import call, document, refused
 
@@ -71,12 +72,31 @@ def test_inserted_on_the_way_and_scored(capsys, images, tmp_path):
     assert (tmp_path / "o.npz").exists()
 
 
-def test_a_picture(capsys, dropping, images, tmp_path):
+@pytest.mark.parametrize("kind", [None, "histogram", "reliability", "risk-coverage"])
+def test_pictures_of_classes(capsys, dropping, images, tmp_path, kind):
     target = tmp_path / "o.png"
-    call(
+    chosen = () if kind is None else ("--plot-kind", kind)
+    _, err = call(
         capsys, "mc", dropping, images / "x.npy", "-o", tmp_path / "o.npz", "-T", 2,
-        "--labels", images / "labels.npy", "--plot", target,
+        "--labels", images / "labels.npy", "--plot", target, *chosen,
     )  # fmt: skip
+    assert f"wrote {target}" in err
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_map_over_pictures(capsys, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    target = tmp_path / "o.png"
+    out, _ = call(
+        capsys, "mc", MODELS / "unet_dynamo.onnx", folder, "-o", tmp_path / "o.npz", "-T", 3,
+        "--spec", "SpatialDropout2D", "--rate", 0.2, "--plot", target,
+    )  # fmt: skip
+    assert "dense" in out
+    assert "2.png" in out
     assert target.read_bytes().startswith(b"\x89PNG")
 
 
@@ -101,6 +121,8 @@ def test_what_is_refused_leaves_what_was_there(capsys, dropping, images, tmp_pat
         "there is no file": (dropping, tmp_path / "missing.npy"),
         "12 images need as many labels": (dropping, x, "--labels", bad),
         "no output": (dropping, x, "--output-name", "nothing"),
+        "needs --labels": (dropping, x, "--plot-kind", "reliability", "--plot", tmp_path / "o.svg"),
+        "it has no map": (dropping, x, "--plot-kind", "map", "--plot", tmp_path / "o.svg"),
     }.items():
         assert words in refused(capsys, tmp_path, 1, "mc", *arguments, "-o", target)
     assert target.read_bytes() == b"earlier"

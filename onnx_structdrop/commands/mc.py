@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_structdrop.commands.files import check_output
+from onnx_structdrop.commands.mc_picture import fitting, picture
 from onnx_structdrop.commands.selection import has_filters, select
 from onnx_structdrop.commands.specification import specification
 from onnx_structdrop.commands.usage import UsageError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import onnx_ir as ir
+    from matplotlib.figure import Figure
 
 
 __all__ = ["run"]
@@ -75,11 +77,13 @@ def run(options: argparse.Namespace) -> int:
     result = _sampled(sampler, images)
     seconds = time.perf_counter() - started
     scores = _scores(result, labels)
+    drawn = None
+    if options.plot is not None:  # may be refused, which is to leave nothing written
+        drawn = _drawn(options, sampler, images, result, labels)
     result.save(options.output)
     message(f"wrote {options.output}")
-    if options.plot is not None:
-        shown = next(iter(images.batches(min(images.count, _ROWS))))
-        save_figure(plot_result(result, images=_main(shown, sampler), labels=labels), options.plot)
+    if drawn is not None:
+        save_figure(drawn, options.plot)
         message(f"wrote {options.plot}")
     if options.json:
         print_json(
@@ -209,9 +213,29 @@ def _scores(result: Result, labels: np.ndarray | None) -> dict[str, dict[str, fl
     return scores
 
 
-def _main(batch: Any, sampler: Sampler) -> np.ndarray:
-    array: np.ndarray = batch[sampler.inputs.main.name] if isinstance(batch, dict) else batch
-    return array
+def _drawn(
+    options: argparse.Namespace,
+    sampler: Sampler,
+    images: Images,
+    result: Result,
+    labels: np.ndarray | None,
+) -> Figure:
+    """Draw the first output."""
+    name, one = next(iter(result.items()))
+    main = sampler.inputs.main.name
+
+    def read(places: list[int]) -> np.ndarray:
+        batches = (images.read(at, at + 1) for at in places)
+        return np.concatenate([part[main] if isinstance(part, dict) else part for part in batches])
+
+    return picture(
+        options.plot_kind or fitting(one, labels),
+        one,
+        images=read,
+        names=images.names,
+        labels=labels,
+        title=f"{Path(options.model).name}, {name}, {result.samples} samples",
+    )
 
 
 def _print(

@@ -16,7 +16,6 @@ import onnx_structdrop as sd
 from onnx_structdrop import ArgumentError, ArgumentTypeError, ModelError
 from onnx_structdrop.mc import Sampler, sample_dataset
 
-
 COUNT, SAMPLES, BATCH = 24, 6, 2
 # Ray itself opens what it does not close, and warns of options that its own defaults set.
 pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("default")]
