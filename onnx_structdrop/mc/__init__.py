@@ -5,6 +5,7 @@ from __future__ import annotations
 from onnx_structdrop.mc.accumulator import Accumulator
 from onnx_structdrop.mc.engine import Plan
 from onnx_structdrop.mc.outputs import OutputKind, describe
+from onnx_structdrop.mc.ray_data import sample_dataset
 from onnx_structdrop.mc.result import Result
 from onnx_structdrop.mc.sample import Sampler
 from onnx_structdrop.mc.split import Split, split
@@ -19,5 +20,6 @@ __all__ = [
     "Split",
     "Statistics",
     "describe",
+    "sample_dataset",
     "split",
 ]
