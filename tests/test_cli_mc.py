@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import resource
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -125,6 +129,31 @@ def test_what_is_refused_leaves_what_was_there(capsys, dropping, images, tmp_pat
         "it has no map": (dropping, x, "--plot-kind", "map", "--plot", tmp_path / "o.svg"),
     }.items():
         assert words in refused(capsys, tmp_path, 1, "mc", *arguments, "-o", target)
+    assert target.read_bytes() == b"earlier"
+
+
+def test_no_folder_is_found_out_before_sampling(capsys, dropping, images, tmp_path, monkeypatch):
+    monkeypatch.setattr("onnx_structdrop.commands.mc.Sampler", None)
+    target = tmp_path / "missing" / "o.npz"
+    error = refused(capsys, tmp_path, 1, "mc", dropping, images / "x.npy", "-o", target)
+    assert "there is no folder that can be written" in error
+
+
+def test_a_full_disk_leaves_the_earlier_result(dropping, images, tmp_path):
+    target = tmp_path / "o.npz"
+    target.write_bytes(b"earlier")
+    command = [sys.executable, "-m", "onnx_structdrop", "mc", dropping, images / "x.npy"]
+    done = subprocess.run(
+        [*map(str, command), "-o", str(target), "-T", "2"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)),
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"cannot write '{target}': File too large" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["o.npz"]
     assert target.read_bytes() == b"earlier"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from onnx_structdrop.commands.selection import has_filters, select
 from onnx_structdrop.commands.specification import specification
 from onnx_structdrop.commands.usage import UsageError
 from onnx_structdrop.console import message, print_json, print_line, print_table
-from onnx_structdrop.errors import ArgumentError
+from onnx_structdrop.errors import ArgumentError, OutputError
 from onnx_structdrop.graph.insert import insert
 from onnx_structdrop.graph.io import load
 from onnx_structdrop.graph.sites import find_sites
@@ -111,6 +112,10 @@ def _check_options(options: argparse.Namespace) -> None:
         raise UsageError(f"-o {options.output!r}: statistics are written as .npz")
     if options.plot is not None:
         check_figure_path(options.plot)
+    for target in filter(None, (options.output, options.plot)):
+        folder = Path(target).absolute().parent
+        if not folder.is_dir() or not os.access(folder, os.W_OK):  # before hours of sampling
+            raise OutputError(f"cannot write {target!r}: there is no folder that can be written")
     if options.seed is not None and options.seed < 0:
         raise UsageError(f"--seed is {options.seed}; allowed is 0 or more")
     if options.spec is None and (options.rate is not None or has_filters(options)):
