@@ -18,6 +18,7 @@ from onnx_structdrop.mc.metrics import (
     risk_coverage,
 )
 from onnx_structdrop.mc.outputs import OutputKind, describe
+from onnx_structdrop.mc.ray_data import sample_dataset
 from onnx_structdrop.mc.result import Result
 from onnx_structdrop.mc.sample import Sampler
 from onnx_structdrop.mc.split import Split, split
@@ -45,6 +46,7 @@ __all__ = [
     "fit_temperature",
     "nll",
     "risk_coverage",
+    "sample_dataset",
     "softmax",
     "split",
 ]
