@@ -538,6 +538,7 @@ def test_plot_masks(capsys, tmp_path):
         (("sites", "m.onnx", "--stage", "1,2", "3", "4"), ["use --stage 1,2,3,4"]),
         (("plot", "sites", "m.onnx", "-o", "m.png", "x"), ["see structdrop plot sites --help"]),
         (("fold", "-", "-o", "n.onnx"), ["standard input is not supported"]),
+        (("fold", "m.onnx", "-o", "-"), ["standard output is not supported"]),
         (("inspect", "m.onnx", "-"), ["standard input is not supported"]),
         (("verify", "m.onnx", "-"), ["standard input is not supported"]),
         (("sites",), ["MODEL"]),

@@ -132,8 +132,7 @@ def from_proto(proto: onnx.ModelProto, base_dir: str | None = None) -> ir.Model:
     with _broken("the model is broken"), uncollected():
         check_header(proto)
         check_text(proto)
-        if base_dir is not None:
-            check_proto_references(proto, base_dir)
+        check_proto_references(proto, base_dir)
         in_order = check_structure(proto)
         check_calls(proto)
         with _unwarned(proto):

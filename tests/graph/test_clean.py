@@ -485,7 +485,7 @@ REFUSED = {
     distant_scale_ahead: "the mask's scale stands apart from it, at Div",
     shared_scale_ahead: "is used by Tanh",
     gumbel: "Log is applied to random numbers",
-    reparametrised: "of mean 0, not 1",
+    reparametrised: "as where a model samples",
     learned_noise: "the deviation of the noise is no constant",
     latent: "Tanh is applied to random numbers",
     data_threshold: "Less combines random numbers with data",

@@ -26,7 +26,7 @@ from onnx_structdrop.graph.names import Names
 from onnx_structdrop.graph.nodes import is_dropout
 from onnx_structdrop.graph.reach import Reach
 from onnx_structdrop.graph.scopes import default_opset, scopes
-from onnx_structdrop.graph.verify.constants import scalar
+from onnx_structdrop.graph.verify.constants import is_blank, scalar
 from onnx_structdrop.graph.verify.masks import Masks
 from onnx_structdrop.schema import DOMAIN
 
@@ -121,6 +121,10 @@ class _Pins:
                 self._replace(node, self._before(node, "Identity", [data]))
         elif self._opset >= _MODE_INPUT_SINCE and len(node.inputs) > 2:
             self._switch_off(node, 2)
+            if data is not None and is_blank(data):
+                # A Dropout of one number everywhere is a generator of masks.
+                self._sound = self._masks.is_linear(node.outputs[0])
+                return False
             used = [mask for mask in node.outputs[1:2] if mask.uses()]
             if used:
                 # A mask that others use is a source of random numbers, and they have no mode.
@@ -155,8 +159,17 @@ class _Pins:
                 return True
         elif mode is None or (not mode.is_ref() and mode.value == 0):
             return True
-        if any(output.uses() or output.is_graph_output() for output in more):
+        saved = [output for output in node.outputs[3:] if output.name]
+        if any(output.uses() or output.is_graph_output() for output in saved):
             return False
+        # In inference mode the running statistics come out as they went in.
+        for output, given in zip(node.outputs[1:3], node.inputs[3:5], strict=False):
+            if given is not None and (output.uses() or output.is_graph_output()):
+                same = self._before(node, "Identity", [given])
+                name = output.name
+                same.type, same.shape = output.type, output.shape
+                output.replace_all_uses_with(same, replace_graph_outputs=True)
+                output.name, same.name = None, name
         node.attributes.pop("training_mode", None)
         node.resize_outputs(1)
         return True
