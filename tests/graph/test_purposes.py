@@ -247,3 +247,31 @@ def test_broken_references_are_named_without_a_folder():
         weight.external_data.add(key=key, value=value)
     with pytest.raises(ModelError, match=r"'w' refers to .* its offset 'abc' is not a number"):
         clean(model)
+
+
+def test_masks_that_functions_hand_on_are_checked():
+    functions = (
+        '<domain: "loc", opset_import: ["": 18]>\n'
+        f"mask (v) => (m) {{ u = RandomUniformLike (v) {number('k', 0.5)} b = Less (u, k) "
+        "m = Cast <to = 1> (b) }"
+    )
+    body = f"m = loc.mask (x) d = Mul (x, m) {number('k', 0.5)} y = Div (d, k)"
+    model = written(body, functions=functions)
+    cleaned, report = clean(model)
+    assert not report.residual
+    assert verify(model, cleaned, inference=True).status == "equal"
+    wrong = written(f"{number('c', 2.0)} y = Mul (x, c)")
+    assert verify(model, wrong, inference=True).suspicious
+
+
+@pytest.mark.parametrize(("bound", "keep"), [(0.0, 0.5), (0.5, 0.3085375387), (-1.0, 0.84134474)])
+def test_thresholds_on_normal_numbers_are_checked(bound, keep):
+    body = (
+        f"u = RandomNormalLike (x) {number('c', bound)} b = Greater (u, c) m = Cast <to = 1> (b) "
+        f"d = Mul (x, m) {number('k', keep)} y = Div (d, k)"
+    )
+    model = written(body)
+    cleaned, report = clean(model)
+    assert not report.residual
+    assert verify(model, cleaned, inference=True).status == "equal"
+    assert verify(model, written("y = Neg (x)"), inference=True).status != "equal"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -175,16 +176,11 @@ class Walk:
     def _transfer(self, node: ir.Node) -> None:
         joins = self._joins
         masks = any(joins.noise[v].sense for v in node.inputs if v in joins.noise)
+        if masks and node.op_type in ("Mul", "Div") and self._meets_table(node):
+            with suppress(NotProvenError):
+                self._join(node)
+                return
         try:
-            if (
-                masks
-                and node.op_type in ("Mul", "Div")
-                and any(
-                    value not in joins.noise and joins.parameters.is_table(value)
-                    for value in node.inputs
-                )
-            ):
-                raise NotProvenError("a mask meets weights")
             result = transferred(node, joins.noise, joins.parameters)
         except NotProvenError as error:
             # A mask on weights, which depend on no data either, is still a join.
@@ -205,6 +201,11 @@ class Walk:
             if dims is not None:
                 joins.parameters.learn_dims(value, dims)
             joins.noise[value] = result
+
+    def _meets_table(self, node: ir.Node) -> bool:
+        """Tell whether one of the operands is a table of weights."""
+        joins = self._joins
+        return any(v not in joins.noise and joins.parameters.is_table(v) for v in node.inputs)
 
     def _join(self, node: ir.Node) -> None:
         joins = self._joins

@@ -13,6 +13,7 @@ This shares nothing with the proofs that clean a model by, so that it can find t
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -188,8 +189,12 @@ class _Pins:
             self._sound = likely is not None and self._masks.is_normalised(output)
             return self._filled(node, float(likely is None or likely >= 0.5))
         if "Normal" in kind:
+            mean, deviation = _float(node, "mean", 0.0), _float(node, "scale", 1.0)
+            for user, place in list(output.uses()):
+                if user.op_type in _COMPARISONS and len(user.inputs) == 2:
+                    self._mask(user.outputs[0], _normal_probability(user, place, mean, deviation))
             self._only_direct(node)
-            return self._filled(node, _float(node, "mean", 0.0))
+            return self._filled(node, mean)
         if "Uniform" not in kind:
             return None
         low, high = _float(node, "low", 0.0), _float(node, "high", 1.0)
@@ -262,7 +267,7 @@ class _Pins:
     def _fix(self, node: ir.Node, number: float | bool) -> None:
         """Let what reads a node read a number instead, in the same shape."""
         value, graph = node.outputs[0], node.graph
-        if graph is None or value.is_graph_output():
+        if graph is None or (value.is_graph_output() and graph is self._copy.graph):
             return
         uses = list(value.uses())
         dtype = np.bool_ if isinstance(number, bool) else _dtype(node).numpy()
@@ -273,6 +278,10 @@ class _Pins:
         for reader, place in uses:
             if reader.op_type != "Shape":
                 reader.replace_input_with(place, expand.outputs[0])
+        for place, output in enumerate(graph.outputs):
+            # A body or function hands the mask on.
+            if output is value:
+                graph.outputs[place] = expand.outputs[0]
 
     def _filled(self, node: ir.Node, number: float) -> ir.Value | None:
         """Return a number in the shape that a generator gives."""
@@ -359,5 +368,17 @@ def _probability(node: ir.Node, place: int, low: float, high: float) -> float | 
     bound = scalar(node.inputs[1 - place])
     if bound is None or high <= low:
         return None
-    below = min(max((bound - low) / (high - low), 0.0), 1.0)
+    return _true(node, place, min(max((bound - low) / (high - low), 0.0), 1.0))
+
+
+def _normal_probability(node: ir.Node, place: int, mean: float, deviation: float) -> float | None:
+    """Return how likely a comparison of a normal number with a constant comes out true."""
+    bound = scalar(node.inputs[1 - place])
+    if bound is None or deviation <= 0:
+        return None
+    return _true(node, place, 0.5 * math.erfc((mean - bound) / deviation / math.sqrt(2.0)))
+
+
+def _true(node: ir.Node, place: int, below: float) -> float:
+    """Return how likely a comparison is true of a number that lies below with a probability."""
     return below if node.op_type.startswith("Less") == (place == 0) else 1 - below
