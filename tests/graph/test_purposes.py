@@ -72,6 +72,7 @@ REFUSED = {
         f"e = RandomNormalLike (x) {number('h', 0.2871834)} n = Mul (e, h) y = Add (x, n)",
         "may be learned",
     ),
+    "a mask that keeps nothing": (f"{mask(0.0)} y = Mul (x, m)", "drops everything"),
     "signs drawn by a Dropout of ones": (
         f"{ACTIVE} {ONES} {number('f', 0.5)} d = Dropout (o, f, t) {number('i', 1.0)} "
         "g = Sub (d, i) y = Mul (x, g)",
@@ -188,6 +189,15 @@ REASONS = {
         "d = Mul (x, m) y = Div (d, q)",
         "at Div 'y'",
     ),
+    "nothing left": (
+        f"{mask(0.5)} {number('c', 0.0)} z = Mul (m, c) y = Mul (x, z)",
+        "what is left is not the data",
+    ),
+    "a square": (
+        f"u = RandomUniformLike (x) w = Mul (u, u) {number('k', 0.25)} b = Less (w, k) "
+        "m = Cast <to = 1> (b) y = Mul (x, m)",
+        "nothing is known of the numbers",
+    ),
     "a mixture": (
         f"u = RandomUniform <shape = [1]> () {number('i', 1.0)} v = Sub (i, u) c = Mul (x, u) "
         "d = Mul (x, v) y = Add (c, d)",
@@ -199,7 +209,9 @@ REASONS = {
 @pytest.mark.parametrize("case", REASONS)
 def test_reasons_are_true(case):
     body, reason = REASONS[case]
-    for left in clean(written(body))[1].residual:
+    report = clean(written(body))[1]
+    assert report.residual
+    for left in report.residual:
         assert reason in left.reason
 
 

@@ -54,8 +54,9 @@ class Agreement:
         for key in [*self._reasons, *self._parent]:
             # What others refuse, by way of a link or another name.
             found = self._reasons.get(self._find(key)[0])
-            for node in drawers(key) if found is not None else ():
-                self.reasons.setdefault(node, found)
+            if found is not None:
+                for node in drawers(key):
+                    self.reasons.setdefault(node, found)
 
     def _standing(self, ledger: Ledger) -> list[Proof]:
         proofs = ledger.proofs

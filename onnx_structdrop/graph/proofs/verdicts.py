@@ -106,6 +106,9 @@ def _of_event(join: Affine, value: ir.Value, factor: Noise, offset: Noise, name:
         chance = first.chance if local else None
         if chance is not None and flipped:
             chance = 1.0 - chance
+        if chance is not None and not chance.any():
+            complaint = complaint or "the mask drops everything: its probability of keeping is 0"
+            continue
         found = _kept(f.first, f.second, o.first, o.second, chance, tolerance)
         if found[0]:
             candidates.append((*found, flipped))
@@ -236,6 +239,10 @@ def _of_draw(
     elif factor.equals(1.0, 1e-6) and offset.equals(0.0, 1e-6):
         pattern, evidence = "constant", "the random numbers cancel out"
     else:
+        if factor.known and offset.known:
+            raise NotProvenError("the random numbers cancel out, and what is left is not the data")
+        if not factor.equals(1.0, ROUNDING):
+            raise NotProvenError("nothing is known of the numbers that the data are multiplied by")
         raise NotProvenError("the deviation of the noise is no constant, or depends on data")
     return Proof(
         value, join.anchor, "noise" if pattern != "constant" else "constant", pattern, evidence,
