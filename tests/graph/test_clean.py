@@ -270,12 +270,8 @@ def impulses(net, x):
     return net.op("Add", x, net.op("Mul", net.op("Sign", x), mask(net, x, 0.05)))
 
 
-def never_kept(net, x):
-    return net.op("Mul", x, mask(net, x, 0.0))
-
-
 @pytest.mark.parametrize(
-    "layer", [*UNSCALED, fused_scale, zoneout, impulses, never_kept, unscaled_and_damped],
+    "layer", [*UNSCALED, fused_scale, zoneout, impulses, unscaled_and_damped],
     ids=lambda layer: layer.__name__,
 )  # fmt: skip
 def test_an_unscaled_mask_proves_nothing(layer):
