@@ -132,6 +132,14 @@ def test_a_dropout_of_constants_is_a_generator(case):
     assert verify(model, cleaned, inference=True).status != "different"
 
 
+def test_weights_that_are_alike_are_weights():
+    ones = ", ".join(["1"] * 36)
+    body = f"{ACTIVE} v = Dropout (w, r, t) q = Transpose (v) y = MatMul (x, q)"
+    cleaned, report = clean(written(body, stored=f"float[6,6] w = {{{ones}}}"))
+    assert not report.residual
+    assert [node.op_type for node in cleaned.graph.node] == ["Transpose", "MatMul"]
+
+
 @pytest.mark.parametrize("order", ["scaled", "masked"])
 @pytest.mark.parametrize("user", ["y = MatMul (x, v)", "y = Gather (v, j)"])
 def test_masks_on_weights(order, user):

@@ -10,6 +10,8 @@ import numpy as np
 
 from onnx_structdrop.graph.proofs.intervals import ANY, SAMPLES, Array, Draw, Range, exact, span
 from onnx_structdrop.graph.proofs.noise import Event, Noise, NotProvenError
+from onnx_structdrop.graph.proofs.sources import DEFAULT_DOMAINS
+from onnx_structdrop.graph.topology.dataflow import operators
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -37,6 +39,8 @@ _NORMAL = frozenset(
         "StatelessTruncatedNormalV2",
     }
 )
+_WEIGHING = operators("Conv ConvTranspose Einsum GRU Gather Gemm LSTM MatMul RNN")
+_PASSING = operators("Cast Identity Reshape Squeeze Transpose Unsqueeze")
 _DEFAULT_RATIO = 0.5
 
 
@@ -95,6 +99,8 @@ def of_constant(node: ir.Node, parameters: Parameters) -> tuple[Noise, Noise] | 
         Of different names for the same event: the output has no inference mode to go by. None
         if the data are no such number, or the ratio is not known.
     """
+    if _is_weight(node.outputs[0]):
+        return None  # Weights may happen to be alike, before training say.
     number, chance = parameters.number(node.inputs[0]), dropout_chance(node, parameters)
     if number is None or not number.known or chance is None or not (chance > 0).all():
         return None
@@ -108,6 +114,19 @@ def of_constant(node: ir.Node, parameters: Parameters) -> tuple[Noise, Noise] | 
     )
     drawn = frozenset({(Event(("drawn", id(node))), True)})
     return replace(mask, first=exact(number.low / chance), sense=drawn), mask
+
+
+def _is_weight(value: ir.Value) -> bool:
+    """Tell whether a value is used as weights are, and not as a mask."""
+    pending, seen = [value], {value}
+    while pending:
+        for node, _ in pending.pop().uses():
+            if node.op_type in _WEIGHING and node.domain in DEFAULT_DOMAINS:
+                return True
+            if node.op_type in _PASSING:
+                pending += [output for output in node.outputs if output not in seen]
+                seen.update(node.outputs)
+    return False
 
 
 def _continuous(node: ir.Node, family: str, mean: float, dims: Dims | None) -> Noise:
