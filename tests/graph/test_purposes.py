@@ -72,7 +72,7 @@ REFUSED = {
         f"e = RandomNormalLike (x) {number('h', 0.2871834)} n = Mul (e, h) y = Add (x, n)",
         "may be learned",
     ),
-    "a mask that keeps nothing": (f"{mask(0.0)} y = Mul (x, m)", "drops everything"),
+    "a mask that keeps nothing": (f"{mask(0.0)} y = Mul (x, m)", "keeps nothing"),
     "signs drawn by a Dropout of ones": (
         f"{ACTIVE} {ONES} {number('f', 0.5)} d = Dropout (o, f, t) {number('i', 1.0)} "
         "g = Sub (d, i) y = Mul (x, g)",

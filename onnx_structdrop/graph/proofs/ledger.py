@@ -24,6 +24,7 @@ __all__ = ["Ledger"]
 _UNSCALED = (
     "the mask keeps values unscaled; whether inference keeps them or scales them is not in the file"
 )
+_EMPTY = "the mask keeps nothing: whether inference keeps everything then is not in the file"
 
 
 class Ledger:
@@ -120,7 +121,8 @@ class Ledger:
         # The mask output of a Dropout is all True in inference mode, whatever it is used for.
         defined = all(event.key[:1] == ("dropout",) for event, _ in proof.events)  # type: ignore[index]
         if not (defined or self._allows_unscaled):
-            raise NotProvenError(_UNSCALED)
+            empty = proof.chance is not None and not proof.chance.any()
+            raise NotProvenError(_EMPTY if empty else _UNSCALED)
         return proof
 
 

@@ -106,9 +106,6 @@ def _of_event(join: Affine, value: ir.Value, factor: Noise, offset: Noise, name:
         chance = first.chance if local else None
         if chance is not None and flipped:
             chance = 1.0 - chance
-        if chance is not None and not chance.any():
-            complaint = complaint or "the mask drops everything: its probability of keeping is 0"
-            continue
         found = _kept(f.first, f.second, o.first, o.second, chance, tolerance)
         if found[0]:
             candidates.append((*found, flipped))
