@@ -37,10 +37,16 @@ def pytest_collection_modifyitems(config, items):
     """Deselect, visibly in the summary, what needs programs that a plain install lacks."""
     if config.getoption("--tools"):
         return
-    needy = [item for item in items if {"tools", "openvino"} & set(item.keywords)]
+    needy = [item for item in items if {"tools", "openvino", "ray"} & set(item.keywords)]
     if needy:
         config.hook.pytest_deselected(items=needy)
         items[:] = [item for item in items if item not in needy]
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch):
+    """Print as into a pipe: processes of pytest-xdist are told how wide the terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture(scope="session")

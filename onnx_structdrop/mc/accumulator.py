@@ -7,6 +7,7 @@ sample alone: how samples arrive in blocks changes no bit.
 
 from __future__ import annotations
 
+import math
 import numbers
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ from onnx_structdrop.mc.outputs import is_floating, sum_tolerance
 from onnx_structdrop.mc.statistics import Statistics
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from onnx_structdrop.mc.outputs import OutputKind
+
+    _Place = tuple[slice, slice, slice, slice]
 
 __all__ = ["Accumulator"]
 
@@ -89,14 +92,37 @@ class Accumulator:
         images = self._check(block, first_image)
         if self._dims is None:
             self._allocate(block)
-        each = max(1, self._rows.size)
-        some = max(1, _PIECE // each)
-        for image in range(0, images, some):
-            inside = slice(image, min(image + some, images))
-            here = slice(first_image + inside.start, first_image + inside.stop)
-            step = max(1, _PIECE // (each * (inside.stop - inside.start)))
-            for sample in range(0, len(block), step):
-                self._take(block[sample : sample + step, inside], here)
+        rows = block.reshape(*block.shape[:2], *self._rows.shape)
+        broken = np.zeros(block.shape[:2], bool)
+        # Images, places and samples are cut as the caches like it; it changes no number.
+        for outer, inner in self._tiles():
+            tile = rows[:, :, outer, :, inner]
+            each = max(1, math.prod(tile.shape[2:]))
+            some = max(1, _PIECE // each)
+            for image in range(0, images, some):
+                inside = slice(image, min(image + some, images))
+                here = slice(first_image + inside.start, first_image + inside.stop)
+                step = max(1, _PIECE // (each * (inside.stop - inside.start)))
+                for sample in range(0, len(block), step):
+                    now = slice(sample, sample + step)
+                    number = int(self._seen[here.start]) + sample
+                    place = (here, outer, slice(None), inner)
+                    broken[now, inside] |= self._take(tile[now, inside], place, number)
+        seen = slice(first_image, first_image + images)
+        self._nonfinite[seen] += broken.sum(axis=0)
+        self._seen[seen] += len(block)
+
+    def _tiles(self) -> Iterator[tuple[slice, slice]]:
+        """Yield ranges of places, before and after the class axis, that cover a map."""
+        outer, classes, inner = self._rows.shape
+        if inner > 1:
+            width = max(1, _PIECE // (outer * classes))
+            for start in range(0, inner, width):
+                yield slice(None), slice(start, start + width)
+            return
+        width = max(1, _PIECE // classes)
+        for start in range(0, outer, width):
+            yield slice(start, start + width), slice(None)
 
     def finish(self) -> Statistics:
         """Return the statistics.
@@ -178,32 +204,35 @@ class Accumulator:
             narrow = np.uint16 if self._samples < 1 << 16 else np.uint32
             self._votes = np.zeros((self._images, outer, classes, inner), narrow)
 
-    def _take(self, piece: np.ndarray, here: slice) -> None:
-        """Take a piece of a block that is small, or one sample of one image."""
-        rows = self._rows
-        wide = np.ascontiguousarray(piece, np.float64).reshape(*piece.shape[:2], *rows.shape)
+    def _take(self, piece: np.ndarray, place: _Place, before: int) -> np.ndarray:
+        """Take some samples of some places and images, and tell which of them are not finite.
+
+        `before` is how many samples there were before these.
+        """
+        wide = np.ascontiguousarray(piece, np.float64)
+        broken: np.ndarray
         if self._kind.values is None:
-            values, broken = wide, ~np.isfinite(wide).all(axis=(2, 3, 4))
+            values, broken = wide, np.logical_not(np.isfinite(wide).all(axis=(2, 3, 4)))
         else:
-            self._refuse_other_than_probabilities(wide, here.start)
+            self._refuse_other_than_probabilities(wide, place[0].start)
             values, entropy = to_probabilities(wide, self._kind)
             broken = np.isnan(entropy).any(axis=(2, 3))
+            here, outer, _, inner = place
+            total = self._entropy[here, outer, inner]
             for one in entropy:
-                self._entropy[here] += one
-            self._vote(wide, here)
-        self._nonfinite[here] += broken.sum(axis=0)
-        mean, squares = self._mean[here], self._squares[here]
+                total += one
+            self._vote(wide, self._votes[place])
+        mean, squares = self._mean[place], self._squares[place]
         with np.errstate(invalid="ignore", over="ignore"):
-            for number, one in enumerate(values, int(self._seen[here.start]) + 1):
+            for number, one in enumerate(values, before + 1):
                 off = one - mean
                 mean += off / number
                 squares += off * (one - mean)
                 if self._kept is not None:
-                    self._kept[number - 1, here] = one
-        self._seen[here] += len(piece)
+                    self._kept[(number - 1, *place)] = one
+        return broken
 
-    def _vote(self, wide: np.ndarray, here: slice) -> None:
-        votes = self._votes[here]
+    def _vote(self, wide: np.ndarray, votes: np.ndarray) -> None:
         if self._kind.events:
             middle = 0.0 if self._kind.values == "logits" else 0.5
             yes = (wide > middle).sum(axis=0, dtype=votes.dtype)[:, :, 0]
