@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from onnx_structdrop.graph.proofs.calls import bodies
 from onnx_structdrop.graph.proofs.sources import DEFAULT_DOMAINS, is_random, origins
+from onnx_structdrop.graph.reach import Reach
 from onnx_structdrop.graph.scopes import scopes
 
 if TYPE_CHECKING:
@@ -35,9 +36,12 @@ def drop_idle(
         Why it could go.
     """
     graphs = dict(scopes(model))
-    for origin in [found for found in origins(model) if found.active is not False]:
+    found = [origin for origin in origins(model) if origin.active is not False]
+    # One pass over the model tells most of them from what may go.
+    reach = Reach(model) if found else None
+    for origin in found:
         node = origin.node
-        if node in rewriter.removed:
+        if node in rewriter.removed or (reach is not None and reach.outputs(node)):
             continue
         if _lends_its_shape(node):
             # It has the shape of its input, whatever it draws.
