@@ -12,22 +12,22 @@ const COLOURS = [
 // Anchors of a scale from dark to light, evenly spaced, of rising lightness.
 const SCALE = [[8, 8, 32], [68, 15, 104], [153, 38, 108], [222, 73, 72], [250, 143, 45], [250, 236, 145]];
 const MAPS = {
-  mutualInformation: {
-    top: 0.6,
-    meaning: "Mutual information: what the sampled networks disagree about, as they do over shapes they never saw.",
+  predictiveEntropy: {
+    top: 2,
+    meaning: "Predictive entropy: of the mean prediction; the sum of the other two.",
   },
   expectedEntropy: {
-    top: 1.2,
-    meaning: "Expected entropy: what each sampled network finds ambiguous by itself, such as the rim of a stroke.",
+    top: 2,
+    meaning: "Expected entropy: what each sampled network finds ambiguous by itself.",
   },
-  predictiveEntropy: {
-    top: 1.6,
-    meaning: "Predictive entropy: of the mean prediction, the sum of disagreement and ambiguity.",
+  mutualInformation: {
+    top: 0.6,
+    meaning: "Mutual information: what the sampled networks disagree about.",
   },
 };
 
 const element = (id) => document.getElementById(id);
-const state = { sampler: null, image: null, name: "", statistics: null, maps: null, run: 0, running: false };
+const state = { sampler: null, image: null, name: "", statistics: null, maps: null, run: 0 };
 
 // ---------------------------------------------------------------- images
 
@@ -55,22 +55,28 @@ async function decoded(blob) {
   return { pixels, width, height };
 }
 
-async function choose(blob, name, chosen) {
-  state.image = await decoded(blob);
-  state.name = name;
+/** Show an image and sample it; `read` gives its file, `chosen` is what was clicked. */
+async function choose(read, name, chosen) {
+  const mine = ++state.run; // ends the run of another image
+  element("run").disabled = true;
+  const image = await decoded(await read());
+  if (mine !== state.run) return;
+  Object.assign(state, { image, name });
   for (const other of document.querySelectorAll(".images > *")) {
     other.classList.toggle("chosen", other === chosen);
     if (other.matches("button")) other.setAttribute("aria-pressed", other === chosen);
   }
-  paint(element("input"), state.image, (at) => Array(3).fill(255 * state.image.pixels[at]));
+  paint(element("input"), image, (at) => Array(3).fill(255 * image.pixels[at]));
   await run();
 }
 
-async function chooseExample(button) {
+function chooseExample(button) {
   const name = button.dataset.image;
-  const response = await fetch(`images/${name}.png`);
-  if (!response.ok) throw new Error(`images/${name}.png is not there (${response.status})`);
-  await choose(await response.blob(), name, button);
+  return choose(async () => {
+    const response = await fetch(`images/${name}.png`);
+    if (!response.ok) throw new Error(`images/${name}.png is not there (${response.status})`);
+    return response.blob();
+  }, name, button);
 }
 
 // ---------------------------------------------------------------- sampling
@@ -83,30 +89,33 @@ async function run() {
   const { image } = state;
   setRunning(true);
   const start = performance.now();
+  let painted = -Infinity;
   try {
     for await (const statistics of state.sampler.draw(image, samples, rate)) {
       if (mine !== state.run) return;
-      const milliseconds = (performance.now() - start) / statistics.samples;
-      show(statistics, { image, rate, milliseconds });
-      element("progress").value = statistics.samples / samples;
-      say(`${statistics.samples} of ${samples} samples…`);
-      await new Promise((resolve) => setTimeout(resolve));
+      const now = performance.now();
+      const last = state.stopping || statistics.samples === samples;
+      if (last || now - painted > 100) {
+        painted = now;
+        show(statistics, { image, rate, milliseconds: (now - start) / statistics.samples });
+        element("progress").value = statistics.samples / samples;
+        say(`${statistics.samples} of ${samples} samples…`);
+      }
+      if (last) {
+        const count = `${statistics.samples} samples`;
+        say(state.stopping ? `Stopped after ${count}.` : `${count} at rate ${rate.toFixed(2)}.`);
+        break;
+      }
+      await new Promise((resolve) => setTimeout(resolve)); // let the page breathe
       if (mine !== state.run) return;
     }
-    say(`${samples} samples at rate ${rate.toFixed(2)}.`);
   } finally {
     if (mine === state.run) setRunning(false);
   }
 }
 
-function stop() {
-  state.run++;
-  setRunning(false);
-  say(`Stopped after ${state.statistics?.samples ?? 0} samples.`);
-}
-
 function setRunning(running) {
-  state.running = running;
+  Object.assign(state, { running, stopping: false });
   element("run").textContent = running ? "Stop" : "Run";
   element("run").disabled = !state.sampler || !state.image;
   element("save").disabled = running || !state.statistics;
@@ -241,8 +250,11 @@ function readPixel(event) {
     .sort((a, b) => b[1] - a[1])
     .slice(0, 2)
     .map(([text, p, c]) => `${text}: ${p.toFixed(2)} ± ${statistics.deviation(c, at).toFixed(2)}`);
-  const information = state.maps.mutualInformation[at].toFixed(2);
-  element("pixel").textContent = `Pixel (${x}, ${y}): ${likely.join(", ")}; disagreement ${information}`;
+  const [total, disagreement] = ["predictiveEntropy", "mutualInformation"].map((name) =>
+    state.maps[name][at].toFixed(2),
+  );
+  element("pixel").textContent =
+    `Pixel (${x}, ${y}): ${likely.join(", ")}; uncertainty ${total}, of it disagreement ${disagreement}`;
 }
 
 // ---------------------------------------------------------------- numbers
@@ -321,9 +333,12 @@ for (const button of document.querySelectorAll("[data-image]")) {
 element("file").addEventListener("change", ({ target }) => {
   const [file] = target.files;
   target.value = ""; // so that the same file can be chosen again
-  if (file) attempt(() => choose(file, file.name, target.closest("label")));
+  if (file) attempt(() => choose(() => file, file.name, target.closest("label")));
 });
-element("run").addEventListener("click", () => (state.running ? stop() : attempt(run)));
+element("run").addEventListener("click", () => {
+  if (state.running) state.stopping = true;
+  else attempt(run);
+});
 element("save").addEventListener("click", save);
 element("samples").addEventListener("input", ({ target }) => (element("samples-value").value = target.value));
 element("rate").addEventListener("input", ({ target }) => {

@@ -2,8 +2,8 @@
 
 A U-Net of 51,000 weights learns to give every pixel of a scene of digits its class. While it
 trains, its deeper maps go through spatial dropout; the export, made in eval mode, has none left:
-that is what `make.py` puts back. Needs torch and scikit-learn; on two cores it takes about ten
-minutes.
+that is what `make.py` puts back. Needs torch, onnxruntime and scikit-learn, and takes
+about ten minutes of one core.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 // as one JSON object. Usage: node drive.mjs PLAN.json, run where playwright-core is installed.
 //
 // PLAN: { url, executable, folder (for screenshots), image, samples, runs, upload, broken,
-//         forms: [{ name, url, inputs }] }
+//         forms: [{ name, url, shape }] }
 
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
@@ -106,9 +106,12 @@ try {
     seen.runs.push(await saved());
   }
 
+  await page.locator("input[value=mutualInformation]").check({ force: true });
+  seen.scale = await page.locator("#scale-top").textContent();
   await page.locator("#samples").fill("100");
   await page.locator("#run", { hasText: "Stop" }).click();
   seen.stopped = await settled(page);
+  seen.partial = await saved();
   await page.locator("#samples").fill("4");
   await settled(page);
   await page.locator("#file").setInputFiles(plan.broken);
