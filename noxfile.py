@@ -17,12 +17,15 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = [
-    "lint", "ops", "tests", "runtimes", "tools", "torch", "keras_cv", "training", "browser",
+    "lint", "ops", "tests", "runtimes", "tools", "torch", "keras_cv", "ray", "training", "browser",
     "demo",
 ]  # fmt: skip
 
 # Without the library, tests of the kernels fail instead of being skipped.
 NATIVE = {"STRUCTDROP_REQUIRE_NATIVE": "1"}
+
+# Files of tests on all processors; a file stays on one, for what its tests share.
+PARALLEL = ("-n", "auto", "--dist", "loadfile")
 
 # The release that comes as a small CPU build; torchvision and timm would ask for another.
 TORCH = "torch==2.13.0"
@@ -40,8 +43,8 @@ def lint(session):
 @nox.session
 def tests(session):
     """Run the tests that need nothing but the package itself."""
-    session.install(".[test]")
-    session.run("pytest", *session.posargs, env=NATIVE)
+    session.install(".[test]", "pytest-xdist")
+    session.run("pytest", *PARALLEL, *session.posargs, env=NATIVE)
 
 
 @nox.session
@@ -120,15 +123,22 @@ def keras_cv(session):
 
 
 @nox.session
+def ray(session):
+    """Sample a dataset by several workers of Ray, one of which is killed."""
+    session.install(".[test,ray]")
+    session.run("pytest", "tests/mc", "--tools", "-m", "ray", env=NATIVE)
+
+
+@nox.session
 def training(session):
     """Train in onnxruntime-training, which takes the place of onnxruntime."""
     session.install(TORCH)
-    session.install(".[test,training]", TORCH)
+    session.install(".[test,training]", TORCH, "pytest-xdist")
     # Both packages write the module onnxruntime: the one for inference has to go first.
     session.run("pip", "uninstall", "--yes", "--quiet", "onnxruntime")
     session.install("--force-reinstall", "--no-deps", "onnxruntime-training-cpu==1.19.2")
     session.install("cerberus", "h5py", "flatbuffers", "setuptools")
-    session.run("pytest", "tests/training", *session.posargs, env=NATIVE)
+    session.run("pytest", *PARALLEL, "tests/training", *session.posargs, env=NATIVE)
 
 
 @nox.session

@@ -42,12 +42,18 @@ def pytest_addoption(parser):
 
 def pytest_collection_modifyitems(config, items):
     """Deselect, visibly in the summary, what needs programs that a plain install lacks."""
-    absent = set() if config.getoption("--tools") else {"tools", "openvino"}
+    absent = set() if config.getoption("--tools") else {"tools", "openvino", "ray"}
     absent |= set() if config.getoption("--browser") else {"browser"}
     needy = [item for item in items if absent & set(item.keywords)]
     if needy:
         config.hook.pytest_deselected(items=needy)
         items[:] = [item for item in items if item not in needy]
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch):
+    """Print as into a pipe: processes of pytest-xdist are told how wide the terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture(scope="session")

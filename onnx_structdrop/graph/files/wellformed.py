@@ -232,6 +232,8 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], names: set[str], outer: list[s
             elif not any(name in scope for scope in outer):
                 raise ModelError(f"{_describe(node)} reads {quoted(name)}, which nothing produces")
         _check_attributes(_describe(node), node.attribute)
+        if not all(entry.configuration_id for entry in node.device_configurations):
+            raise ModelError(f"{_describe(node)}: a device configuration has no name")
         # A subgraph may read what an outer node produces later; the sort puts that right.
         for subgraph in _subgraphs(node):
             in_order &= _check_graph(subgraph, [*outer, everything])
