@@ -45,7 +45,7 @@ def naive(model, some, samples):
 def test_mean_and_variance_are_those_of_the_naive_loop(native, where, spec):
     """At 5 sigma: for 80 numbers a false alarm comes once in 20000 seeds, and these are fixed."""
     model, some, count = live(spec, where), images(8), 600
-    ours = sampled(model, some, count, native=native).astype(np.float64)
+    ours = sampled(model, some, count, native=native, chunk=64).astype(np.float64)
     theirs = naive(model, some, count).astype(np.float64)
     assert ours.std(axis=0).min() > 0
     error = np.sqrt((ours.var(axis=0) + theirs.var(axis=0)) / count)
@@ -114,10 +114,10 @@ def test_a_fixed_batch(native):
     """Its suffix takes other numbers of rows, and the last batch is filled up."""
     for batch in (1, 4):
         model, some = live(shape=(batch, 3, 16, 16)), images(6)
-        sampler = mc.Sampler(model, 300, native=native, threads=1)
+        sampler = mc.Sampler(model, 200, native=native, threads=1, chunk=50)
         found = sampler(some).only
         assert sampler.plans[0].stacked
-        free = mc.Sampler(live(), 300, native=native, threads=1)(some).only
+        free = mc.Sampler(live(), 200, native=native, threads=1, chunk=50)(some).only
         if native:
             np.testing.assert_allclose(found.mean, free.mean, rtol=1e-4, atol=1e-5)
         else:
@@ -220,7 +220,7 @@ def test_a_ratio_that_is_an_input(native):
     model = classifier()
     site = [site for site in sd.find_sites(model) if site.kind == "join"][-1]
     model = sd.insert(model, sd.DropBlock2D(0.1, 3, seed=1), site, ratio_input="rate")
-    sampler = mc.Sampler(model, 40, native=native, task="regression")
+    sampler = mc.Sampler(model, 40, native=native, task="regression", chunk=40)
     found = [
         sampler({"x": images(4), "rate": np.float32(rate)}).only.variance.mean()
         for rate in (0.0, 0.1, 0.4)
