@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnx_structdrop.mc.accumulator import Accumulator
+from onnx_structdrop.mc.cost import Cost, cost, cost_table
 from onnx_structdrop.mc.engine import Plan
 from onnx_structdrop.mc.ensemble import ensemble
 from onnx_structdrop.mc.metrics import (
@@ -28,6 +29,7 @@ from onnx_structdrop.mc.temperature import fit_temperature, softmax
 __all__ = [
     "Accumulator",
     "Calibration",
+    "Cost",
     "OutputKind",
     "Plan",
     "Result",
@@ -39,6 +41,8 @@ __all__ = [
     "auroc",
     "brier",
     "calibration",
+    "cost",
+    "cost_table",
     "describe",
     "ece",
     "ensemble",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +11,11 @@ import onnx_ir as ir
 
 from onnx_structdrop.errors import ArgumentError, ModelError
 from onnx_structdrop.graph.files.wellformed import quoted
-from onnx_structdrop.mc.chunks import Block, blocks, fastest, measure
+from onnx_structdrop.mc.chunks import Block, blocks, fastest, measure, steady_clock
 from onnx_structdrop.mc.sessions import PartSession, as_array, as_ort_value
 from onnx_structdrop.mc.stacking import examine
 from onnx_structdrop.mc.suffix import DRAWS, ROWS, in_rows, prepare, sampling
-from onnx_structdrop.mc.work import work_of
+from onnx_structdrop.mc.work import check_batch_first, work_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -38,6 +39,9 @@ _ROW_BYTES = 1 << 30
 """Of what the nodes of the suffix put out in one run, in all."""
 
 _MOST_ROWS = 4096
+_ODD = 97
+"""Rows to infer shapes with, a size that no other axis is likely to have."""
+
 _UNKNOWN_ROWS = 32
 """Rows at most where the memory for one is not known."""
 
@@ -94,6 +98,17 @@ class Engine:
         """How the suffix is run, for each size of images so far."""
         return tuple(self._plans.values())
 
+    def prefix(self, piece: Feeds) -> dict[str, Any]:
+        """Return what the suffix starts from: cut values, and inputs that it reads itself."""
+        full = piece.padded(self._inputs.batch or piece.count)
+        values = {
+            name: as_ort_value(array, self._inputs.all[name].dtype)
+            for name, array in (*full.images.items(), *full.shared.items())
+        }
+        if self._prefix is not None:
+            values |= self._prefix.run(values)
+        return values
+
     def width(self, feeds: Feeds) -> int:
         """Return how many images the prefix takes at once."""
         fixed = self._inputs.batch
@@ -104,12 +119,24 @@ class Engine:
         each = sum(array[:1].nbytes for array in feeds.images.values())
         return max(1, min(_MOST_BATCH, _IMAGE_BYTES // max(1, each)))
 
+    def fastest(self, piece: Feeds) -> tuple[int, float]:
+        """Return how many rows a run takes at most, and the seconds for one of them."""
+        values = self.prefix(piece)
+        plan = self._plan(piece, values)
+        session = self._session(plan)
+        numbers = np.arange(plan.rows, dtype=np.int64)
+
+        def run(_: int) -> None:
+            self._run(session, values, numbers % piece.count, numbers)
+
+        return plan.rows, measure(run, 1, clock=time.perf_counter)[1] / plan.rows
+
     def samples_of(
         self, piece: Feeds, first_image: int
     ) -> Iterator[tuple[Block, dict[str, Array]]]:
         """Yield the outputs of all samples, for some samples of some images at a time."""
         count = piece.count
-        values = self._before(piece)
+        values = self.prefix(piece)
         plan = self._plan(piece, values)
         session = self._session(plan)
         if plan.stacked:
@@ -122,17 +149,6 @@ class Engine:
             found = self._run(session, values, block.rows(), block.draws(first_image))
             short = {name: array[:count] for name, array in found.items()}
             yield Block(0, count, sample, 1), short
-
-    def _before(self, piece: Feeds) -> dict[str, Any]:
-        """Return what the suffix starts from: cut values, and inputs that it reads itself."""
-        full = piece.padded(self._inputs.batch or piece.count)
-        values = {
-            name: as_ort_value(array, self._inputs.all[name].dtype)
-            for name, array in (*full.images.items(), *full.shared.items())
-        }
-        if self._prefix is not None:
-            values |= self._prefix.run(values)
-        return values
 
     def _run(
         self,
@@ -163,9 +179,10 @@ class Engine:
 
     def _made_plan(self, piece: Feeds, values: dict[str, Any]) -> Plan:
         stacking = examine(
-            self._prepared, self._before, piece, batch=self._inputs.batch,
+            self._prepared, self.prefix, piece, batch=self._inputs.batch,
             threads=self._options.threads, library=self._native,
         )  # fmt: skip
+        self._check_batch_first(values, stacking.per_image)
         chunk = self._options.chunk
         if stacking.per_image is None:
             if chunk is not None:
@@ -188,16 +205,23 @@ class Engine:
             numbers = np.arange(rows, dtype=np.int64)
             self._run(session, values, numbers % piece.count, numbers)
 
-        measured = measure(run, most)
+        measured = measure(run, most, clock=steady_clock())
         return Plan(True, stacking.reason, fastest(measured), stacking.per_image, measured)
+
+    def _check_batch_first(
+        self, values: Mapping[str, Any], per_image: frozenset[str] | None
+    ) -> None:
+        if per_image is None:
+            shapes = _shapes(self._prepared, values, 0)
+            images = values[self._inputs.main.name].shape()[0]
+            check_batch_first(self._prepared, shapes, images)
+            return
+        model = in_rows(self._prepared, per_image)
+        check_batch_first(model, _shapes(model, values, _ODD), _ODD)
 
     def _affordable(self, values: Mapping[str, Any], per_image: frozenset[str]) -> int:
         model = in_rows(self._prepared, per_image)
-        shapes = {
-            value.name or "": [1] if value.name == ROWS else list(values[value.name or ""].shape())
-            for value in model.graph.inputs
-        }
-        each = work_of(model, shapes).bytes
+        each = work_of(model, _shapes(model, values, 1)).bytes
         return _UNKNOWN_ROWS if each is None else max(1, _ROW_BYTES // max(1, each))
 
     def _session(self, plan: Plan) -> PartSession:
@@ -209,3 +233,11 @@ class Engine:
                 library=self._native, what="the stochastic part of the model",
             )  # fmt: skip
         return self._sessions[key]
+
+
+def _shapes(model: ir.Model, values: Mapping[str, Any], rows: int) -> dict[str, list[int]]:
+    """Return the shape of each input of a suffix."""
+    return {
+        value.name or "": [rows] if value.name == ROWS else list(values[value.name or ""].shape())
+        for value in model.graph.inputs
+    }

@@ -87,8 +87,11 @@ class Feeds:
             At the first number that is not finite.
         """
         for name, array in (*self.images.items(), *self.shared.items()):
-            if not _is_floating(array.dtype) or np.isfinite(array.sum(dtype=np.float64)):
+            if not _is_floating(array.dtype):
                 continue
+            with np.errstate(over="ignore", invalid="ignore"):
+                if np.isfinite(array.sum(dtype=np.float64)):
+                    continue
             finite = np.isfinite(array)
             if finite.all():
                 continue  # Only the sum overflowed.

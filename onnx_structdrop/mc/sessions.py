@@ -68,6 +68,8 @@ class PartSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
         options.inter_op_num_threads = 1
+        # Two sessions take turns: threads of one that wait by spinning would slow the other down.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
         if quick:

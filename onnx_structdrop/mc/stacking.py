@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnx_structdrop.errors import ModelError
 from onnx_structdrop.graph.files.wellformed import quoted
+from onnx_structdrop.mc.inputs import Feeds
 from onnx_structdrop.mc.sessions import PartSession, as_array, as_ort_value
 from onnx_structdrop.mc.suffix import ROWS, foreign_sources, in_rows, still
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     import numpy.typing as npt
-
-    from onnx_structdrop.mc.inputs import Feeds
 
     Array = npt.NDArray[Any]
 
@@ -41,14 +40,17 @@ class Stacking:
 
 
 def two_images(feeds: Feeds, count: int) -> Feeds:
-    """Return `count` images of which at least two differ, if the first `feeds` do not suffice."""
-    from onnx_structdrop.mc.inputs import Feeds
-
+    """Return `count` finite images of which the first two differ, made from the first ones."""
     images = {}
     for name, array in feeds.piece(0, min(count, feeds.count)).images.items():
         missing = count - len(array)
         turned = array[:1, ..., ::-1] if array.ndim > 1 and array.shape[-1] > 1 else array[:1] * 0
-        images[name] = np.concatenate([array, np.repeat(turned, missing, axis=0)])
+        whole = np.concatenate([array, np.repeat(turned, missing, axis=0)])
+        if _is_floating(whole):
+            whole[~np.isfinite(whole)] = 0
+            if count > 1 and np.array_equal(whole[0], whole[1]):
+                whole[1] += np.ones((), whole.dtype)
+        images[name] = whole
     return Feeds(count, images, feeds.shared)
 
 
@@ -86,15 +88,10 @@ def examine(
             "independent of other rows",
         )
     names = [value.name or "" for value in prepared.graph.inputs]
-    alone: list[Mapping[str, Any]]
-    if batch is None:
-        pair = two_images(feeds, 2)
-        together = before(pair)
-        alone = [before(pair.piece(0, 1)), before(pair.piece(1, 2))]
-    else:
-        some = two_images(feeds, max(2, batch))
-        alone = [before(some.piece(at, at + batch)) for at in range(0, max(2, batch), batch)]
-        together = alone[0]
+    try:
+        together, alone = _starts(before, feeds, batch)
+    except ModelError as error:
+        return Stacking(None, f"the deterministic part takes no other number of images: {error}")
     arrays = [{name: as_array(one[name]) for name in names} for one in (together, *alone)]
     per_image = set()
     for name in names:
@@ -142,6 +139,22 @@ def examine(
     return Stacking(frozenset(per_image), "rows do not depend on each other, as tried")
 
 
+def _starts(
+    before: Callable[[Feeds], Mapping[str, Any]], feeds: Feeds, batch: int | None
+) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    """Return what the suffix starts from for two images or more, and for parts of them."""
+    if batch is None:
+        pair = two_images(feeds, 2)
+        return before(pair), [before(pair.piece(0, 1)), before(pair.piece(1, 2))]
+    some = two_images(feeds, max(2, batch))
+    alone = [before(some.piece(at, at + batch)) for at in range(0, max(2, batch), batch)]
+    return alone[0], alone
+
+
+def _is_floating(array: Array) -> bool:
+    return bool(np.issubdtype(array.dtype, np.floating)) or array.dtype.name == "bfloat16"
+
+
 def _kind(arrays: list[Array], batch: int | None) -> bool | None:
     """Tell whether a value has images along axis 0; False if it is always the same, else None."""
     together, first, second = arrays[0], arrays[1], arrays[-1]
@@ -170,7 +183,7 @@ def _agree(found: Array, expected: Array, rows: npt.NDArray[np.int64]) -> bool:
     if len(expected) <= rows.max():
         return False
     wanted = expected[rows]
-    if not np.issubdtype(found.dtype, np.number) and found.dtype.name != "bfloat16":
+    if not np.issubdtype(found.dtype, np.number) and not _is_floating(found):
         return bool((found == wanted).all())
     wide, right = found.astype(np.float64), wanted.astype(np.float64)
     finite = np.isfinite(right)

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from onnx_structdrop.errors import UnsupportedModelError
 from onnx_structdrop.graph.convert import as_ir
+from onnx_structdrop.graph.nodes import is_dropout
+from onnx_structdrop.graph.proofs.sources import label
 from onnx_structdrop.graph.scopes import scopes
 from onnx_structdrop.graph.topology.dataflow import Dataflow
 from onnx_structdrop.graph.topology.shapes import Shapes
@@ -16,7 +19,7 @@ from onnx_structdrop.graph.topology.shapes import Shapes
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Work", "work_of"]
+__all__ = ["Work", "check_batch_first", "work_of"]
 
 _CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "FusedConv", "QLinearConv"})
 _PRODUCTS = frozenset({"Gemm", "FusedGemm", "FusedMatMul", "MatMul", "MatMulInteger"})
@@ -42,17 +45,7 @@ def work_of(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> Work:
     shapes
         By input name.
     """
-    private = as_ir(model)
-    for name, graph in scopes(private):
-        if isinstance(graph, ir.Graph) and not name.startswith("function:"):
-            for node in graph:
-                for value in node.outputs:
-                    value.shape = None
-    for value in private.graph.inputs:
-        if value.name in shapes:
-            value.shape = ir.Shape(list(shapes[value.name or ""]))
-    flow = Dataflow(private)
-    known = Shapes(private, flow.scopes)
+    flow, known = _inferred(model, shapes)
     macs: int | None = 0
     size: int | None = 0
     for scope in flow.scopes:
@@ -66,6 +59,49 @@ def work_of(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> Work:
                 taken = _bytes(node, known)
                 size = None if taken is None else size + taken
     return Work(macs, size)
+
+
+def check_batch_first(model: ir.Model, shapes: Mapping[str, Sequence[int]], rows: int) -> None:
+    """Refuse dropout on data whose first axis is not the batch: its masks would be of no row.
+
+    Parameters
+    ----------
+    model
+        Is not changed.
+    shapes
+        By input name.
+    rows
+        Size of the batch with these shapes.
+
+    Raises
+    ------
+    UnsupportedModelError
+        At the first such node.
+    """
+    flow, known = _inferred(model, shapes)
+    for scope in flow.scopes:
+        for node in scope.nodes:
+            dims = known.dims(node.inputs[0]) if is_dropout(node) else None
+            if dims and isinstance(dims[0], int) and dims[0] != rows:
+                raise UnsupportedModelError(
+                    f"{label(node)} drops from data of shape {tuple(dims)} for {rows} rows: the "
+                    "batch has to be axis 0 there; put dropout before the axes are moved or merged"
+                )
+
+
+def _inferred(model: ir.Model, shapes: Mapping[str, Sequence[int]]) -> tuple[Dataflow, Shapes]:
+    """Return the scopes of a copy whose inputs have shapes, and all shapes in it."""
+    private = as_ir(model)
+    for name, graph in scopes(private):
+        if isinstance(graph, ir.Graph) and not name.startswith("function:"):
+            for node in graph:
+                for value in node.outputs:
+                    value.shape = None
+    for value in private.graph.inputs:
+        if value.name in shapes:
+            value.shape = ir.Shape(list(shapes[value.name or ""]))
+    flow = Dataflow(private)
+    return flow, Shapes(private, flow.scopes)
 
 
 def _count(dims: Sequence[object] | None) -> int | None:

@@ -168,6 +168,21 @@ def test_rows_that_hang_together():
     assert "depend on the rows beside them" in sampler.plans[0].reason
 
 
+@both
+@pytest.mark.parametrize("batch", ["N", 3])
+def test_a_batch_that_is_not_axis_0_where_it_is_dropped(native, batch):
+    net = Net((batch, 4, 8, 8))
+    late = net.relu(net.conv(net.op("Transpose", net.relu("x"), perm=[1, 0, 2, 3]), 4))
+    net.initializers[0].CopyFrom(
+        onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), net.initializers[0].name)
+    )
+    back = net.op("Transpose", late, perm=[1, 0, 2, 3])
+    model = net.model(net.op("Flatten", net.op("GlobalAveragePool", back)))
+    model = sd.insert(model, sd.SpatialDropout2D(0.3, seed=1), [late])
+    with pytest.raises(sd.UnsupportedModelError, match="the batch has to be axis 0"):
+        mc.Sampler(model, 3, native=native)(images(3, (4, 8, 8)))
+
+
 def standard_dropout(*, mode=True, as_input=False, opset=18):
     net = Net(("N", 3, 8, 8), opset)
     x = net.op("Flatten", net.op("GlobalAveragePool", net.relu(net.conv("x", 16))))
