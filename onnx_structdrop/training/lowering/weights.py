@@ -31,6 +31,9 @@ _FEW = 64
 _SMALL_MAP, _WIDE = 16, 128
 """Windows up to which, and channels from which, that is so whatever the kernel."""
 
+_LARGE_MAP = 256
+"""Windows from which products per image are as fast, and round less, as their sums are shorter."""
+
 
 @dataclasses.dataclass(frozen=True)
 class _Product:
@@ -143,23 +146,17 @@ def choose_form(
         fixed = None not in (*spatial, *windows)
         bands = alone and fixed and has_bands(geometry, _known(spatial), _known(windows))
         return "bands" if bands else "taps"
+    positions = None if None in windows else math.prod(_known(windows))
     if volume == 1:
-        positions = None if None in windows else math.prod(size or 0 for size in windows)
         # Per image means a sum over images of products as large as the weights.
         heavy = positions is not None and outputs * inputs > positions * (outputs + inputs)
         return "taps" if heavy else "images"
-    if inputs * volume <= _FEW or _outweighed(windows, inputs, outputs):
+    outweighed = positions is not None and positions <= _SMALL_MAP
+    if inputs * volume <= _FEW or (outweighed and min(inputs, outputs) >= _WIDE):
         return "columns"
     if 2 * inputs * _panels(volume) <= volume * _panels(inputs):
         return "convolution"
-    return "taps"
-
-
-def _outweighed(windows: Sequence[Size], inputs: int, outputs: int) -> bool:
-    """Whether copies of the map cost less than to put the weights in order."""
-    if None in windows:
-        return False
-    return math.prod(_known(windows)) <= _SMALL_MAP and min(inputs, outputs) >= _WIDE
+    return "images" if positions is not None and positions >= _LARGE_MAP else "taps"
 
 
 def _known(sizes: Sequence[Size]) -> list[int]:
@@ -216,13 +213,15 @@ def _by_columns(product: _Product, output: str) -> None:
 
 
 def _by_images(product: _Product, output: str) -> None:
-    """One product per image, summed: for one tap, where nothing has to be moved."""
+    """One product per tap and image, summed over images: where maps are large."""
     writer, sizes = product.writer, product.sizes
-    (image,) = product.taps(product.padded(product.image))
     rows = writer.reshape(product.grad, [0, product.outputs, -1])
-    columns = writer.reshape(image, [0, product.inputs, -1])
-    products = writer.emit("MatMul", rows, writer.transpose(columns, [0, 2, 1]))
-    writer.reshape(writer.total(products, [0], keep=False), sizes, output)
+    parts = []
+    for piece in product.taps(product.padded(product.image)):
+        columns = writer.reshape(piece, [0, product.inputs, -1])
+        products = writer.emit("MatMul", rows, writer.transpose(columns, [0, 2, 1]))
+        parts.append(writer.total(products, [0], keep=False))
+    _joined(writer, parts, [sizes[0], sizes[1]], sizes, output)
 
 
 def _by_bands(product: _Product, output: str) -> None:
@@ -263,5 +262,5 @@ FORMS = {
     "bands": _by_bands,
     "convolution": _by_convolution,
 }
-"""Ways to write it. "images" needs a kernel of one element and one group, "columns" and
-"convolution" one group, "bands" fixed sizes and as many groups as channels, see `has_bands`."""
+"""Ways to write it. "images", "columns" and "convolution" need one group, "bands" fixed sizes and
+as many groups as channels, see `has_bands`."""

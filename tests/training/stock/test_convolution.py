@@ -131,8 +131,6 @@ def test_every_form_of_the_weight_gradient(form, data):
     case = data.draw(convolutions(alone=form == "bands"))
     if form in ("columns", "images", "convolution"):
         one_group(case)
-    if form == "images":
-        case["weights"] = (*case["weights"][:2], *[1] * len(case["strides"]))
     given_ = arrays(case)
     with pytest.MonkeyPatch.context() as patch:
         if form == "bands":  # one axis or two in a product, one tile or several
