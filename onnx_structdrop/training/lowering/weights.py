@@ -28,8 +28,9 @@ _PANEL = 16
 _FEW = 64
 """Columns that are copied side by side sooner than multiplied one tap at a time."""
 
-_SMALL_MAP, _WIDE = 16, 128
-"""Windows up to which, and channels from which, that is so whatever the kernel."""
+_SMALL_MAP, _NARROW, _WIDE = 16, 64, 128
+"""Windows up to which copies of the map cost little, and up to and from how many channels other
+forms than one product per tap gain by that."""
 
 _LARGE_MAP = 256
 """Windows from which products per image are as fast, and round less, as their sums are shorter."""
@@ -151,9 +152,11 @@ def choose_form(
         # Per image means a sum over images of products as large as the weights.
         heavy = positions is not None and outputs * inputs > positions * (outputs + inputs)
         return "taps" if heavy else "images"
-    outweighed = positions is not None and positions <= _SMALL_MAP
-    if inputs * volume <= _FEW or (outweighed and min(inputs, outputs) >= _WIDE):
+    small = positions is not None and positions <= _SMALL_MAP
+    if inputs * volume <= _FEW or (small and min(inputs, outputs) >= _WIDE):
         return "columns"
+    if small and max(inputs, outputs) <= _NARROW:  # it has the fewest nodes
+        return "convolution"
     if 2 * inputs * _panels(volume) <= volume * _panels(inputs):
         return "convolution"
     return "images" if positions is not None and positions >= _LARGE_MAP else "taps"
