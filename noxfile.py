@@ -6,7 +6,9 @@ checks on a folder of exported models.
 
 from __future__ import annotations
 
+import os
 import pathlib
+import shutil
 
 import nox
 
@@ -15,11 +17,15 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_missing_interpreters = True
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = [
-    "lint", "ops", "tests", "runtimes", "tools", "torch", "keras_cv", "training", "demo",
+    "lint", "ops", "tests", "runtimes", "tools", "torch", "keras_cv", "ray", "training", "browser",
+    "demo",
 ]  # fmt: skip
 
 # Without the library, tests of the kernels fail instead of being skipped.
 NATIVE = {"STRUCTDROP_REQUIRE_NATIVE": "1"}
+
+# Files of tests on all processors; a file stays on one, for what its tests share.
+PARALLEL = ("-n", "auto", "--dist", "loadfile")
 
 # The release that comes as a small CPU build; torchvision and timm would ask for another.
 TORCH = "torch==2.13.0"
@@ -37,8 +43,8 @@ def lint(session):
 @nox.session
 def tests(session):
     """Run the tests that need nothing but the package itself."""
-    session.install(".[test]")
-    session.run("pytest", *session.posargs, env=NATIVE)
+    session.install(".[test]", "pytest-xdist")
+    session.run("pytest", *PARALLEL, *session.posargs, env=NATIVE)
 
 
 @nox.session
@@ -46,6 +52,49 @@ def tools(session):
     """Run the inserted nodes through other people's optimisers and through OpenVINO."""
     session.install(".[test,tools]", "openvino>=2026.1")
     session.run("pytest", "--tools", "-m", "tools or openvino", "-rP")
+
+
+@nox.session
+def browser(session):
+    """Sample one file in a page in headless Chromium, in OpenVINO and in onnxruntime.
+
+    Needs Chromium and npm, and installs Debian's where it may. ``STRUCTDROP_BROWSER`` names
+    another Chromium; ``STRUCTDROP_BROWSER=skip`` leaves the session out.
+    """
+    named = os.environ.get("STRUCTDROP_BROWSER")
+    if named == "skip":
+        session.skip("STRUCTDROP_BROWSER=skip")
+    needed = ["npm"] if named else ["npm", "chromium"]
+    missing = [program for program in needed if not shutil.which(program)]
+    if missing and shutil.which("apt-get") and os.geteuid() == 0:
+        session.run("apt-get", "update", "--quiet", external=True, silent=True)
+        session.run(
+            "apt-get", "install", "--quiet", "--yes", *missing,
+            external=True, silent=True, env={"DEBIAN_FRONTEND": "noninteractive"},
+        )  # fmt: skip
+    elif missing:
+        session.error(
+            f"{' and '.join(missing)} not found: install them (on Debian: apt-get install"
+            f" {' '.join(missing)}), name a Chromium in STRUCTDROP_BROWSER, or set it to 'skip'"
+        )
+    folder = pathlib.Path(session.create_tmp()).resolve()
+    pages = {"page": pathlib.Path("examples/browser"), "driver": pathlib.Path("tests/browser")}
+    for name, source in pages.items():
+        shutil.copytree(
+            source,
+            folder / name,
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("node_modules", "__pycache__"),
+        )
+        session.run(
+            "npm", "install", "--prefix", str(folder / name), "--ignore-scripts", "--no-audit",
+            "--no-fund", "--no-package-lock", external=True, silent=True,
+        )  # fmt: skip
+    session.install(".[test]", "openvino>=2026.1", "pillow")
+    session.run("python", str(folder / "page" / "make.py"))
+    session.run(
+        "pytest", "tests/browser", f"--browser={folder}", "-rP", *session.posargs, env=NATIVE
+    )
 
 
 @nox.session
@@ -74,15 +123,22 @@ def keras_cv(session):
 
 
 @nox.session
+def ray(session):
+    """Sample a dataset by several workers of Ray, one of which is killed."""
+    session.install(".[test,ray]")
+    session.run("pytest", "tests/mc", "--tools", "-m", "ray", env=NATIVE)
+
+
+@nox.session
 def training(session):
     """Train in onnxruntime-training, which takes the place of onnxruntime."""
     session.install(TORCH)
-    session.install(".[test,training]", TORCH)
+    session.install(".[test,training]", TORCH, "pytest-xdist")
     # Both packages write the module onnxruntime: the one for inference has to go first.
     session.run("pip", "uninstall", "--yes", "--quiet", "onnxruntime")
     session.install("--force-reinstall", "--no-deps", "onnxruntime-training-cpu==1.19.2")
     session.install("cerberus", "h5py", "flatbuffers", "setuptools")
-    session.run("pytest", "tests/training", *session.posargs, env=NATIVE)
+    session.run("pytest", *PARALLEL, "tests/training", *session.posargs, env=NATIVE)
 
 
 @nox.session

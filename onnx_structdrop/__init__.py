@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_structdrop import reference, training
+    from onnx_structdrop import mc, reference, training
     from onnx_structdrop.errors import (
         ArgumentError,
         ArgumentTypeError,
@@ -90,6 +90,7 @@ __all__ = [
     "insert",
     "inspect",
     "load",
+    "mc",
     "native_available",
     "placement",
     "reference",
@@ -164,7 +165,7 @@ _EXPORTS = {
     ),
 }
 
-_MODULES = ("plot", "reference", "training")
+_MODULES = ("mc", "plot", "reference", "training")
 
 _PLACES = {name: place for place, names in _EXPORTS.items() for name in names}
 

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 an error, 2 wrong usage, 3 a check failed and nothing was 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _ERROR, _USAGE, _CHECK_FAILED = 1, 2, 3
+_UNWRITTEN = (errno.EFBIG, errno.EIO, errno.ENOSPC)
 _INTERRUPTED, _BROKEN_PIPE = 130, 141
 
 
@@ -90,6 +92,9 @@ def _report(error: Exception) -> int:
         error_line(str(error))
     elif isinstance(error, OSError):
         where = f"{error.filename!r}: " if error.filename is not None else ""
+        if error.errno in _UNWRITTEN and not where:
+            # Files are written by what names them.
+            where = "cannot write to standard output: "
         error_line(f"{where}{error.strerror or error}")
     else:
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -59,16 +59,66 @@ class Dropout : public Kernel {
       return;
     }
     // Runs are numbered anew in every session, so a session replays the masks of the last one.
-    const Stream stream{seed_, runs_.fetch_add(1, std::memory_order_relaxed), 0};
-    drop(environment, layout, ratio, stream, tensors);
+    const std::uint64_t run = runs_.fetch_add(1, std::memory_order_relaxed);
+    const std::optional<InputTensor> draws = context.optional_input(2);
+    if (draws && data.dims.elements() != 0) {
+      drop_rows(environment, layout, scale_dims, ratio, *draws, tensors);
+    } else {
+      drop(environment, layout, ratio, Stream{seed_, run, 0}, tensors);
+    }
   }
 
   virtual MaskLayout layout_of(const Dims& data) const = 0;
   virtual Dims scale_dims_of(const MaskLayout&) const { return Dims(); }
+  // Whether the scale of a row does not depend on the others.
+  virtual bool has_row_scales() const { return true; }
   virtual void drop(const Environment& environment, const MaskLayout& layout, float ratio,
                     Stream stream, const Tensors& tensors) const = 0;
 
  private:
+  // Drops every row of the batch as a batch of its own would be in the run that `draws` numbers:
+  // what becomes of a row does not depend on its place and its neighbours. Functions lack this.
+  void drop_rows(const Environment& environment, const MaskLayout& layout, const Dims& scale_dims,
+                 float ratio, const InputTensor& draws, const Tensors& tensors) const {
+    const Dims& data = layout.data;
+    if (data.rank() == 0 || !(draws.dims == Dims{data[0]})) {
+      throw Error("draws has shape " + to_string(draws.dims) + " beside data of shape " +
+                  to_string(data) + "; allowed is one number for each index of data's first axis");
+    }
+    const std::int64_t rows = data[0];
+    if (layout.mask[0] != rows) {
+      throw Error(
+          "the mask is shared along the batch; with draws, allowed is a mask of its own for each "
+          "index of the first axis");
+    }
+    if (!has_row_scales()) {
+      throw Error("normalize is 1, over the batch; with draws, allowed is 2 (per sample) or 0");
+    }
+    const auto* run = static_cast<const std::int64_t*>(draws.data);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      if (run[row] < 0 || run[row] >= kMostRuns) {
+        throw Error("draws holds " + std::to_string(run[row]) +
+                    "; allowed is 0 to 2^48 - 1, the number of a run");
+      }
+    }
+    MaskLayout own = layout;
+    own.data[0] = own.mask[0] = 1;
+    const std::size_t bytes = data.elements(1) * size_of(tensors.element);
+    const std::size_t masks = layout.mask.elements(1);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const auto index = static_cast<std::size_t>(row);
+      Tensors part = tensors;
+      part.data = static_cast<const char*>(tensors.data) + index * bytes;
+      part.output = static_cast<char*>(tensors.output) + index * bytes;
+      if (tensors.mask) part.mask += index * masks;
+      if (tensors.scale && scale_dims.rank() > 0) part.scale += index;
+      drop(environment, own, ratio, Stream{seed_, static_cast<std::uint64_t>(run[row]), 0}, part);
+    }
+  }
+
+  // As many as a stream tells apart.
+  static constexpr std::int64_t kMostRuns = std::int64_t{1} << 48;
+
   bool is_training_ = false;
   std::uint64_t seed_ = 0;
   std::atomic<std::uint64_t> runs_{0};
@@ -134,6 +184,9 @@ class DropBlock final : public Dropout {
   MaskLayout layout_of(const Dims& data) const override { return drop_block_layout(data, own_); }
   Dims scale_dims_of(const MaskLayout& layout) const override {
     return drop_block_scale_dims(layout, static_cast<Normalize>(own_.normalize));
+  }
+  bool has_row_scales() const override {
+    return static_cast<Normalize>(own_.normalize) != Normalize::batch;
   }
   void drop(const Environment& environment, const MaskLayout& layout, float ratio, Stream stream,
             const Tensors& tensors) const override {

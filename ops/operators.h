@@ -40,6 +40,7 @@ struct Operator {
                                              const char* op, Element);
 
   const char* name;
+  std::size_t required_inputs;
   std::size_t inputs;
   std::size_t outputs;
   // Types of inputs after the first, and of outputs after the first; the first have that of data.

@@ -40,6 +40,7 @@ enum class ErrorCode : int { fail = 1, invalid_argument = 2 };
 enum class ElementType : int {
   undefined = 0,
   float32 = 1,
+  int64 = 7,
   boolean = 9,
   float16 = 10,
   float64 = 11,

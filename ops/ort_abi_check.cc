@@ -81,6 +81,7 @@ static_assert(same(abi::ElementType::float32, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOA
 static_assert(same(abi::ElementType::float64, ONNX_TENSOR_ELEMENT_DATA_TYPE_DOUBLE));
 static_assert(same(abi::ElementType::float16, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16));
 static_assert(same(abi::ElementType::bfloat16, ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16));
+static_assert(same(abi::ElementType::int64, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT64));
 static_assert(same(abi::ElementType::boolean, ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL));
 static_assert(same(abi::Characteristic::required, INPUT_OUTPUT_REQUIRED));
 static_assert(same(abi::Characteristic::optional, INPUT_OUTPUT_OPTIONAL));

@@ -26,14 +26,20 @@ static_assert(abi::kApiVersion == 17, "the line above says so");
 constexpr const char* kDomain = "pkg.onnx_structdrop";
 
 constexpr Operator dropout(const char* name, Operator::Create create) {
-  return {name, 2, 3, {ElementType::float32}, {ElementType::boolean, ElementType::float32}, create};
+  return {name,
+          2,
+          3,
+          3,
+          {ElementType::float32, ElementType::int64},
+          {ElementType::boolean, ElementType::float32},
+          create};
 }
 
 constexpr Operator kOperators[] = {
     dropout("SpatialDropout", create_spatial_dropout),
     dropout("NoiseShapeDropout", create_noise_shape_dropout),
     dropout("DropBlock", create_drop_block),
-    {"StructuredDropoutGrad", 3, 1, {ElementType::boolean, ElementType::float32}, {}, create_grad},
+    {"StructuredDropoutGrad", 3, 3, 1, {ElementType::boolean, ElementType::float32}, {}, create_grad},
 };
 constexpr std::size_t kOperatorCount = sizeof(kOperators) / sizeof(kOperators[0]);
 
@@ -65,8 +71,9 @@ ElementType output_type(const abi::CustomOp* op, std::size_t index) {
   return registration(op).op->output_types[index - 1];
 }
 
-abi::Characteristic input_characteristic(const abi::CustomOp*, std::size_t) {
-  return abi::Characteristic::required;
+abi::Characteristic input_characteristic(const abi::CustomOp* op, std::size_t index) {
+  return index < registration(op).op->required_inputs ? abi::Characteristic::required
+                                                      : abi::Characteristic::optional;
 }
 
 abi::Characteristic output_characteristic(const abi::CustomOp*, std::size_t index) {

@@ -102,10 +102,15 @@ Dims dims_of(const abi::Api* api, const abi::TensorShapeInfo* info) {
 }
 
 InputTensor RunContext::input(std::size_t index) const {
+  const std::optional<InputTensor> tensor = optional_input(index);
+  if (!tensor) throw Error("input " + std::to_string(index) + " is missing; it is required");
+  return *tensor;
+}
+
+std::optional<InputTensor> RunContext::optional_input(std::size_t index) const {
   const abi::Value* value = nullptr;
   check(api_, abi::KernelContext_GetInput(api_, context_, index, &value));
-  if (value == nullptr)
-    throw Error("input " + std::to_string(index) + " is missing; it is required");
+  if (value == nullptr) return std::nullopt;
   abi::TensorShapeInfo* info = nullptr;
   check(api_, abi::GetTensorTypeAndShape(api_, value, &info));
   struct Owner {
@@ -115,7 +120,7 @@ InputTensor RunContext::input(std::size_t index) const {
   } const owner{api_, info};
   void* data = nullptr;
   check(api_, abi::GetTensorMutableData(api_, const_cast<abi::Value*>(value), &data));
-  return {dims_of(api_, info), data};
+  return InputTensor{dims_of(api_, info), data};
 }
 
 void* RunContext::output(std::size_t index, const Dims& dims) const {

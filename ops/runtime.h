@@ -72,6 +72,8 @@ class RunContext {
   RunContext(const abi::Api* api, abi::KernelContext* context) : api_(api), context_(context) {}
 
   InputTensor input(std::size_t index) const;
+  // Nothing if the node leaves this input out.
+  std::optional<InputTensor> optional_input(std::size_t index) const;
   // Null if the node does not use this output.
   void* output(std::size_t index, const Dims& dims) const;
 

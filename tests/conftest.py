@@ -31,16 +31,29 @@ def pytest_addoption(parser):
         action="store_true",
         help="run the tests that need other optimisers and OpenVINO, extra [tools]",
     )
+    group.addoption(
+        "--browser",
+        type=lambda text: pathlib.Path(text).resolve(),
+        default=None,
+        metavar="DIR",
+        help="run the tests of the page in a browser; `nox -s browser` makes DIR",
+    )
 
 
 def pytest_collection_modifyitems(config, items):
     """Deselect, visibly in the summary, what needs programs that a plain install lacks."""
-    if config.getoption("--tools"):
-        return
-    needy = [item for item in items if {"tools", "openvino"} & set(item.keywords)]
+    absent = set() if config.getoption("--tools") else {"tools", "openvino", "ray"}
+    absent |= set() if config.getoption("--browser") else {"browser"}
+    needy = [item for item in items if absent & set(item.keywords)]
     if needy:
         config.hook.pytest_deselected(items=needy)
         items[:] = [item for item in items if item not in needy]
+
+
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch):
+    """Print as into a pipe: processes of pytest-xdist are told how wide the terminal is."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -538,6 +538,7 @@ def test_plot_masks(capsys, tmp_path):
         (("sites", "m.onnx", "--stage", "1,2", "3", "4"), ["use --stage 1,2,3,4"]),
         (("plot", "sites", "m.onnx", "-o", "m.png", "x"), ["see structdrop plot sites --help"]),
         (("fold", "-", "-o", "n.onnx"), ["standard input is not supported"]),
+        (("fold", "m.onnx", "-o", "-"), ["standard output is not supported"]),
         (("inspect", "m.onnx", "-"), ["standard input is not supported"]),
         (("verify", "m.onnx", "-"), ["standard input is not supported"]),
         (("sites",), ["MODEL"]),
@@ -964,3 +965,13 @@ def test_commands_load_matplotlib_and_onnxruntime_only_to_use_them():
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
     )
     assert result.stdout.splitlines()[-1] == "[]", result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_a_full_standard_output_is_named():
+    command = [sys.executable, "-m", "onnx_structdrop", "--version"]
+    with Path("/dev/full").open("wb") as full:
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith(b"structdrop: error: cannot write to standard output: No space")
+    assert result.stderr.count(b"\n") == 1

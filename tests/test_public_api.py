@@ -46,7 +46,7 @@ NAMES = {
     "TrainingError",
     *("get_library_path", "native_available"),
     *("CleanReport", "VerifyReport"),
-    *("InspectReport", "Site", "StochasticNode", "__version__", "reference", "training"),
+    *("InspectReport", "Site", "StochasticNode", "__version__", "mc", "reference", "training"),
 }
 
 

@@ -26,13 +26,16 @@ def output_path(options: argparse.Namespace) -> str:
     Raises
     ------
     UsageError
-        There is none, or it is the input and nobody said that this is meant.
+        There is none, it is standard output, or it is the input and nobody said that this is
+        meant.
     """
     output: str | None = options.output
     if output is None:
         if not options.in_place:
             raise UsageError("-o OUT is needed, or --in-place to write over MODEL")
         return str(options.model)
+    if output == "-":
+        raise UsageError("-o -: standard output is not supported; name a file")
     same = _same_file(output, options.model)
     if same and not options.in_place:
         raise UsageError(f"{output!r} is the input itself; --in-place writes over it")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, NoReturn
 
-from onnx_structdrop.commands import groups, values
+from onnx_structdrop.commands import groups, runs, values
 from onnx_structdrop.commands.usage import UsageError
 
 __all__ = ["build_parser"]
@@ -94,8 +94,9 @@ def build_parser() -> argparse.ArgumentParser:
     verify.epilog = _VERIFY_EPILOG
     _verify(verify)
     _plot(command("plot", "plot", "Draw the sites of a model, or masks over feature maps."), common)
-    _train(command("train", "train", "Train an exported CNN on digits, dropout on a schedule."))
-    _bench(command("bench", "bench", "Time the operators against what else there is."))
+    runs.mc(command("mc", "mc", "Sample a model with dropout: how sure is it of each image?"))
+    runs.train(command("train", "train", "Train an exported CNN on digits, dropout on a schedule."))
+    runs.bench(command("bench", "bench", "Time the operators against what else there is."))
     groups.json_output(command("info", "info", "Show versions, providers and what is supported."))
     _demo(command("demo", "demo", "Run everything once on a ResNet that comes with the package."))
     return parser
@@ -271,87 +272,3 @@ def _demo(parser: argparse.ArgumentParser) -> None:
         default="structdrop-demo",
         help="folder for models and pictures (default: structdrop-demo)",
     )
-
-
-def _train(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "model",
-        type=values.file,
-        metavar="MODEL",
-        nargs="?",
-        help="ONNX file with one image as input and ten classes as output (default: a ResNet with "
-        "batch normalisation for 16x16 images, which comes with the package)",
-    )
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="DIR",
-        default="structdrop-train",
-        help="folder for artifacts, checkpoint, model and picture (default: structdrop-train)",
-    )
-    parser.add_argument(
-        "--from",
-        dest="source",
-        metavar="DIR",
-        help="train with the artifacts of an earlier run instead of making them; this works with "
-        "the plain onnxruntime, too",
-    )
-    groups.spec(parser, "what to insert (default: DropBlock2D, rate 0.2, block size 3)")
-    groups.filters(parser, "insert at (default: those of --placement paper)")
-    group = parser.add_argument_group("training")
-    group.add_argument("--no-dropout", action="store_true", help="train the model as it is")
-    group.add_argument(
-        "--schedule",
-        choices=("linear", "cosine", "constant"),
-        default="linear",
-        help="course of the ratios from 0 to the rate over the run (default: linear)",
-    )
-    group.add_argument(
-        "--batch-norm",
-        choices=("train", "frozen"),
-        default="train",
-        help="normalise with the statistics of the batch (default), or with those of the file",
-    )
-    group.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
-    group.add_argument("--learning-rate", type=float, default=0.002, help="default: 0.002")
-    group.add_argument("--steps", type=int, default=400, help="default: 400")
-    group.add_argument("--batch", type=int, default=32, help="images in a step (default: 32)")
-    group.add_argument(
-        "--images", type=int, default=1000, help="images to train on, of 1,797 (default: 1000)"
-    )
-    group.add_argument("--seed", type=int, default=0, help="of masks, order and split (default: 0)")
-    groups.json_output(parser)
-
-
-def _bench(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--sweep",
-        choices=("size", "rate", "block", "threads", "dtype"),
-        help="vary one thing (default: time everything once, at rate 0.1 and block size 7)",
-    )
-    parser.add_argument(
-        "--shape",
-        action="append",
-        type=values.integers,
-        default=[],
-        metavar="N,C,...",
-        help="shape of the data, may be given several times (default: 32,64,56,56)",
-    )
-    parser.add_argument("--rounds", type=int, default=40, help="rounds (default: 40)")
-    parser.add_argument(
-        "--threads", type=int, help="threads (default: 2; with --sweep threads, all processors)"
-    )
-    parser.add_argument(
-        "--without-library",
-        dest="library",
-        action="store_false",
-        help="time the function forms alone, which need no native library",
-    )
-    parser.add_argument(
-        "--without-frameworks",
-        dest="frameworks",
-        action="store_false",
-        help="leave out torch, torchvision and timm where they are installed",
-    )
-    parser.add_argument("--plot", metavar="FILE", help="draw what was measured: .png, .svg or .pdf")
-    groups.json_output(parser)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ __all__ = [
     "integers",
     "kinds",
     "noise_shape",
+    "numbers",
     "placement",
     "unknown",
 ]
@@ -34,9 +35,11 @@ PLACEMENTS = ("paper", "dropblock", "droppath", "dense", "default", "all")
 
 _AXES = {"batch": 0, "channel": 1}
 
+Entry = TypeVar("Entry")
 
-def _list_of(convert: Callable[[str], int | None], what: str) -> Callable[[str], list[int | None]]:
-    def parse(text: str) -> list[int | None]:
+
+def _list_of(convert: Callable[[str], Entry], what: str) -> Callable[[str], list[Entry]]:
+    def parse(text: str) -> list[Entry]:
         try:
             return [convert(entry.strip()) for entry in text.split(",")]
         except (ValueError, KeyError):
@@ -45,7 +48,7 @@ def _list_of(convert: Callable[[str], int | None], what: str) -> Callable[[str],
     return parse
 
 
-def block_size(text: str) -> int | list[int | None] | None:
+def block_size(text: str) -> int | list[int]:
     """Return one block size, or one per axis."""
     sizes = _list_of(int, "a block size: an integer, or several with commas between")(text)
     return sizes[0] if len(sizes) == 1 else sizes
@@ -86,6 +89,7 @@ def unknown(words: Sequence[str], text: str) -> str:
 
 
 integers = _list_of(int, "an integer, or several with commas between")
+numbers = _list_of(float, "a number, or several with commas between")
 axes = _list_of(lambda entry: _AXES[entry] if entry in _AXES else int(entry), "a list of axes")
 noise_shape = _list_of(
     lambda entry: None if entry.lower() in ("-", "none") else int(entry),

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import onnx_ir as ir
 
+from onnx_structdrop.errors import UnsupportedModelError
 from onnx_structdrop.graph.collector import uncollected
 from onnx_structdrop.graph.convert import as_ir, like
 from onnx_structdrop.graph.fold import fold
@@ -14,6 +16,7 @@ from onnx_structdrop.graph.names import Names
 from onnx_structdrop.graph.nodes import is_dropout
 from onnx_structdrop.graph.proofs.agreement import Agreement
 from onnx_structdrop.graph.proofs.frozen import frozen_masks
+from onnx_structdrop.graph.proofs.idle import drop_idle
 from onnx_structdrop.graph.proofs.norms import to_inference, training_norms
 from onnx_structdrop.graph.proofs.rewrite import Rewriter
 from onnx_structdrop.graph.proofs.sources import origins
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CleanReport", "Decision", "Residual", "clean"]
 
+_NEWEST_OPSET = 26
 _POOLS = frozenset({"AveragePool", "MaxPool"})
 
 
@@ -124,6 +128,8 @@ def clean(model: ModelT, *, unscaled_dropout: bool = False) -> tuple[ModelT, Cle
     ------
     ModelError
         If the model is broken.
+    UnsupportedModelError
+        If its operator set is newer than what is known here.
 
     Examples
     --------
@@ -133,6 +139,7 @@ def clean(model: ModelT, *, unscaled_dropout: bool = False) -> tuple[ModelT, Cle
     ()
     """
     result = as_ir(model)
+    _check_opset(result)
     decisions: list[Decision] = []
     own = [
         (scope, _label(node))
@@ -172,6 +179,9 @@ def clean(model: ModelT, *, unscaled_dropout: bool = False) -> tuple[ModelT, Cle
             for function, formal in walk.fed():
                 if not formal.uses() and not formal.is_graph_output():
                     rewriter.drop_input(result, function, formal)
+        for scope, nodes, evidence in drop_idle(result, rewriter):
+            labels = tuple(_label(node) for node in nodes)
+            decisions.append(Decision(labels, scope, "unused", evidence, "removed"))
         changed = changed or bool(decisions)
         if changed:
             usage.prune(result)
@@ -191,6 +201,18 @@ def clean(model: ModelT, *, unscaled_dropout: bool = False) -> tuple[ModelT, Cle
             changed = True
     report = CleanReport(tuple(decisions), tuple(residual), changed)
     return like(model, result), report
+
+
+def _check_opset(model: ir.Model) -> None:
+    """Refuse operators of a future in which they may mean something else."""
+    newest = max(onnx.defs.onnx_opset_version(), _NEWEST_OPSET)
+    for _, graph in scopes(model):
+        imports = graph.opset_imports if isinstance(graph, ir.Function) else model.opset_imports
+        if imports.get("", 1) > newest:
+            raise UnsupportedModelError(
+                f"opset {imports['']} of ai.onnx is newer than {newest}, the newest that onnx "
+                f"{onnx.__version__} knows; a newer onnx may know it"
+            )
 
 
 def _applied(proofs: Iterable[Proof], walk: Walk, rewriter: Rewriter) -> list[Decision]:

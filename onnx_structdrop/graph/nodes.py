@@ -264,7 +264,10 @@ def _calls_ours(function: ir.Function) -> bool:
 
 def _element_type_of(function: ir.Function, opset: int) -> str | None:
     """Return the element type a function of ours was written for, or None for any."""
-    body = ir.to_proto(function)
+    try:
+        body = ir.to_proto(function)
+    except ir.serde.SerdeError as error:
+        raise ModelError(f"function {function.name!r} cannot be written: {error}") from error
     for name, mask_used in itertools.product(ELEMENT_TYPES, (True, False)):
         try:
             candidate = function_proto(function.name, opset, name, mask_used=mask_used)

@@ -2,8 +2,9 @@
 
 A scope's name is "" for the main graph, ``If_3/then_branch`` for a subgraph (node name and
 attribute, outermost first) and ``function:domain::name`` for a function body, with its
-subgraphs appended in the same way. An unnamed node goes by its operator; nodes of one graph that
-would go by the same name are numbered: ``If``, ``If#2``.
+subgraphs appended in the same way. An unnamed node goes by its operator, and so does one whose
+name begins with ``function:``; nodes of one graph that would go by the same name are numbered:
+``If``, ``If#2``.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
 __all__ = ["default_opset", "function_scope", "is_own_body", "scopes"]
 
+_FUNCTION = "function:"
 _GRAPH_TYPES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def function_scope(function: ir.Function) -> str:
     """Return the scope name of a function body."""
     overload = f":{function.overload}" if function.overload else ""
-    return f"function:{function.domain}::{function.name}{overload}"
+    return f"{_FUNCTION}{function.domain}::{function.name}{overload}"
 
 
 def is_own_body(scope: str) -> bool:
@@ -35,7 +37,7 @@ def is_own_body(scope: str) -> bool:
     Other functions of our domain are anybody's: tools that put models together rename functions.
     """
     function = scope.partition("/")[0]
-    return any(function == f"function:{DOMAIN}::{name}" for name in OPERATORS)
+    return any(function == f"{_FUNCTION}{DOMAIN}::{name}" for name in OPERATORS)
 
 
 def scopes(model: ir.Model) -> Iterator[tuple[str, ir.Graph | ir.Function]]:
@@ -53,7 +55,7 @@ def scopes(model: ir.Model) -> Iterator[tuple[str, ir.Graph | ir.Function]]:
             for attribute in node.attributes.data.values():
                 if attribute.type not in _GRAPH_TYPES or attribute.is_ref():
                     continue
-                label = label or _free(node.name or node.op_type, labels)
+                label = label or _free(_label(node), labels)
                 path = "/".join(filter(None, (name, label, attribute.name)))
                 if attribute.type == ir.AttributeType.GRAPH:
                     inner.append((path, attribute.as_graph()))
@@ -63,6 +65,12 @@ def scopes(model: ir.Model) -> Iterator[tuple[str, ir.Graph | ir.Function]]:
                         for index, subgraph in enumerate(attribute.as_graphs())
                     ]
         pending.extend(reversed(inner))
+
+
+def _label(node: ir.Node) -> str:
+    # What begins like this is the body of a function, for whoever reads a scope.
+    name = node.name or ""
+    return node.op_type if name.startswith(_FUNCTION) else name or node.op_type
 
 
 def _free(wanted: str, taken: dict[str, int]) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "OTHER_KIND",
     "PAPER",
     "Kind",
+    "headline",
     "new_figure",
     "text_width",
 ]
@@ -66,3 +67,12 @@ def new_figure(width: float, height: float) -> Figure:
 def text_width(text: str, size: float) -> float:
     """Return about how many inches a line of text takes up, with a margin, at a size in points."""
     return 0.3 + len(text) * size * 0.0087
+
+
+def headline(figure: Figure, title: str) -> None:
+    """Write a headline at the top left, if it is not empty."""
+    if title:
+        top = 1 - 0.1 / figure.get_figheight()
+        figure.suptitle(
+            title, fontsize=10.5, fontweight="bold", color=INK, x=0.02, y=top, ha="left", va="top"
+        )

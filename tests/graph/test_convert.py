@@ -674,3 +674,18 @@ def test_initializer_without_data():
     model.graph.initializers["w"].const_value = None
     with pytest.raises(ModelError, match="initializer 'w' has no data"):
         to_proto(model)
+
+
+def test_outputs_that_a_function_leaves_out_are_not_reported(caplog):
+    text = (
+        '<ir_version: 9, opset_import: ["": 18, "loc": 1]>\n'
+        "net (float[2, 4] x) => (float[2, 4] y) { y = loc.norm (x) }\n"
+        '<domain: "loc", opset_import: ["": 18]>\n'
+        "norm (v) => (w) { w, m, d = LayerNormalization (v, v) }"
+    )
+    model = onnx.parser.parse_model(text)
+    del model.functions[0].node[0].output[1:]
+    model.functions[0].node[0].output.extend(["", "d"])
+    result = to_proto(from_proto(model))
+    assert list(result.functions[0].node[0].output) == ["w", "", "d"]
+    assert caplog.records == []

@@ -363,3 +363,51 @@ def test_vectors_of_a_trillion_elements_are_not_written_out(nodes):
     for each in (model, ir.from_proto(model)):
         (site,) = sd.find_sites(each)  # takes all memory otherwise
         assert (site.value, site.shape) == ("r", (2, 4, 8, 8))
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), 0.5])
+def test_axes_and_sizes_that_are_no_whole_numbers(number):
+    """The checker lets floats pass where integers belong; what they do to a shape is unknown."""
+    for op_type, constant in (("ReduceMean", [number]), ("Reshape", [number] * 4)):
+        value = helper.make_tensor("k", TensorProto.FLOAT, [len(constant)], constant)
+        node = helper.make_node(op_type, ["r", "k"], ["m"])
+        model = conv_net(node, helper.make_node("Add", ["r", "m"], ["y"]))
+        model.graph.initializer.append(value)
+        assert [site.value for site in sd.find_sites(model)]
+
+
+@pytest.mark.parametrize("name", ["function:a::b", "function:", f"function:{DOMAIN}::DropBlock"])
+def test_nodes_named_like_the_body_of_a_function(name):
+    then = helper.make_graph(
+        [
+            helper.make_node("Conv", ["r", "v"], ["d"], name="inner", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["d"], ["e"], name="inner relu"),
+        ],
+        "then",
+        [],
+        [helper.make_tensor_value_info("e", TensorProto.FLOAT, [2, 4, 8, 8])],
+        [helper.make_tensor("v", TensorProto.FLOAT, [4, 4, 3, 3], [0.1] * 144)],
+    )
+    other = helper.make_graph(
+        [helper.make_node("Identity", ["r"], ["f"])],
+        "other",
+        [],
+        [helper.make_tensor_value_info("f", TensorProto.FLOAT, [2, 4, 8, 8])],
+    )
+    choice = helper.make_node("If", ["p"], ["y"], name=name, then_branch=then, else_branch=other)
+    model = conv_net(choice)
+    model.graph.input.append(helper.make_tensor_value_info("p", TensorProto.BOOL, []))
+    sites = [site for site in sd.find_sites(model) if site.scope]
+    assert [site.scope for site in sites] == ["If/then_branch"]
+    inserted = sd.insert(model, SPEC, sites)
+    assert not list(sd.differences(sd.fold(inserted), model))
+    onnx.checker.check_model(inserted, full_check=True)
+
+
+def test_device_configurations_without_a_name():
+    """onnx-ir reads them and cannot write them."""
+    model = conv_net(helper.make_node("Relu", ["r"], ["y"]), ir_version=11)
+    model.graph.node[0].device_configurations.add()
+    for operation in OPERATIONS.values():
+        with pytest.raises(sd.ModelError, match=r"node 'conv' \(Conv\): a device configuration"):
+            operation(model)

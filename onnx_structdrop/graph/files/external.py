@@ -50,8 +50,10 @@ _CACHE_LINE = 64
 _NUMBER = re.compile("[0-9]{1,19}", re.ASCII)
 
 
-def check_proto_references(model: onnx.ModelProto, folder: str) -> None:
+def check_proto_references(model: onnx.ModelProto, folder: str | None) -> None:
     """Check every external tensor of `model`, wherever it is, against the files in `folder`.
+
+    Without a folder only the numbers are checked.
 
     Raises
     ------
@@ -68,7 +70,8 @@ def check_proto_references(model: onnx.ModelProto, folder: str) -> None:
         try:
             dtype = ir.DataType(tensor.data_type)
             offset, length = _number(entries, "offset"), _number(entries, "length")
-            _check(location, offset, length, dtype, tensor.dims, folder, sizes)
+            if folder is not None:
+                _check(location, offset, length, dtype, tensor.dims, folder, sizes)
         except ValueError as error:
             raise _refused(tensor.name, location, error) from None
 

@@ -42,8 +42,14 @@ def quoted(text: str) -> str:
 
 def one_line(error: BaseException) -> str:
     """Return the message of the error that started it all, on one line of bounded length."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    while True:
+        # onnx-ir describes what it was called with, and can fail in that: what it was about to
+        # report is the context then.
+        lost = isinstance(error, TypeError) and "<lambda>() " in str(error)
+        before = error.__cause__ or (error.__context__ if lost else None)
+        if before is None:
+            break
+        error = before
     return quoted(" ".join(str(error).split()) or type(error).__name__)[1:-1]
 
 
@@ -164,6 +170,10 @@ def _check_imports(where: str, imports: Iterable[onnx.OperatorSetIdProto]) -> No
     versions: dict[str, int] = {}
     for entry in imports:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
+        if not domain and entry.version < 1:
+            raise ModelError(
+                f"{where} imports ai.onnx in version {entry.version}; versions begin at 1"
+            )
         if versions.setdefault(domain, entry.version) != entry.version:
             raise ModelError(
                 f"{where} imports domain {quoted(domain)} in versions {versions[domain]} "
@@ -232,6 +242,8 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], names: set[str], outer: list[s
             elif not any(name in scope for scope in outer):
                 raise ModelError(f"{_describe(node)} reads {quoted(name)}, which nothing produces")
         _check_attributes(_describe(node), node.attribute)
+        if not all(entry.configuration_id for entry in node.device_configurations):
+            raise ModelError(f"{_describe(node)}: a device configuration has no name")
         # A subgraph may read what an outer node produces later; the sort puts that right.
         for subgraph in _subgraphs(node):
             in_order &= _check_graph(subgraph, [*outer, everything])

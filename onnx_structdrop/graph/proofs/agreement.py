@@ -51,6 +51,12 @@ class Agreement:
         for key, reason in walk.ledger.refused.items():
             for node in drawers(key):
                 self.reasons.setdefault(node, reason)
+        for key in [*self._reasons, *self._parent]:
+            # What others refuse, by way of a link or another name.
+            found = self._reasons.get(self._find(key)[0])
+            if found is not None:
+                for node in drawers(key):
+                    self.reasons.setdefault(node, found)
 
     def _standing(self, ledger: Ledger) -> list[Proof]:
         proofs = ledger.proofs

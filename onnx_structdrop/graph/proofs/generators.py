@@ -10,6 +10,8 @@ import numpy as np
 
 from onnx_structdrop.graph.proofs.intervals import ANY, SAMPLES, Array, Draw, Range, exact, span
 from onnx_structdrop.graph.proofs.noise import Event, Noise, NotProvenError
+from onnx_structdrop.graph.proofs.sources import DEFAULT_DOMAINS
+from onnx_structdrop.graph.topology.dataflow import operators
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from onnx_structdrop.graph.proofs.parameters import Parameters
     from onnx_structdrop.graph.proofs.sizes import Dims
 
-__all__ = ["below", "dropout_chance", "generated", "normal_draw", "stepped"]
+__all__ = ["below", "dropout_chance", "generated", "normal_draw", "of_constant", "stepped"]
 
 _UNIFORM = frozenset(
     {
@@ -37,6 +39,8 @@ _NORMAL = frozenset(
         "StatelessTruncatedNormalV2",
     }
 )
+_WEIGHING = operators("Conv ConvTranspose Einsum GRU Gather Gemm LSTM MatMul RNN")
+_PASSING = operators("Cast Identity Reshape Squeeze Transpose Unsqueeze")
 _DEFAULT_RATIO = 0.5
 
 
@@ -52,7 +56,7 @@ def generated(node: ir.Node, parameters: Parameters) -> Noise:
     if node.op_type == "Bernoulli":
         chance = parameters.number(node.inputs[0])
         if chance is None:
-            raise NotProvenError("its probability is computed from data")
+            raise NotProvenError("its probability is not one number that the file holds")
         if not chance.known or chance.draw is not None:
             raise NotProvenError("its probability differs from place to place")
         if not (chance.low == chance.low[0]).all():
@@ -84,6 +88,45 @@ def dropout_chance(node: ir.Node, parameters: Parameters) -> Array | None:
         return np.full(SAMPLES, 1.0 - _DEFAULT_RATIO)
     ratio = parameters.number(given)
     return None if ratio is None or not ratio.known else 1.0 - ratio.low
+
+
+def of_constant(node: ir.Node, parameters: Parameters) -> tuple[Noise, Noise] | None:
+    """Return what a Dropout makes of one number everywhere: it draws masks, as a generator does.
+
+    Returns
+    -------
+    output, mask : Noise
+        Of different names for the same event: the output has no inference mode to go by. None
+        if the data are no such number, or the ratio is not known.
+    """
+    if _is_weight(node.outputs[0]):
+        return None  # Weights may happen to be alike, before training say.
+    number, chance = parameters.number(node.inputs[0]), dropout_chance(node, parameters)
+    if number is None or not number.known or chance is None or not (chance > 0).all():
+        return None
+    mask = Noise(
+        exact(1.0),
+        exact(0.0),
+        frozenset({(Event(("dropout", id(node))), True)}),
+        chance,
+        dims=parameters.dims(node.inputs[0]),
+        sources=frozenset({node}),
+    )
+    drawn = frozenset({(Event(("drawn", id(node))), True)})
+    return replace(mask, first=exact(number.low / chance), sense=drawn), mask
+
+
+def _is_weight(value: ir.Value) -> bool:
+    """Tell whether a value is used as weights are, and not as a mask."""
+    pending, seen = [value], {value}
+    while pending:
+        for node, _ in pending.pop().uses():
+            if node.op_type in _WEIGHING and node.domain in DEFAULT_DOMAINS:
+                return True
+            if node.op_type in _PASSING:
+                pending += [output for output in node.outputs if output not in seen]
+                seen.update(node.outputs)
+    return False
 
 
 def _continuous(node: ir.Node, family: str, mean: float, dims: Dims | None) -> Noise:
@@ -157,7 +200,7 @@ def below(x: Noise, threshold: Range, where: ir.Node) -> Noise:
         raise NotProvenError("a random number is compared that is masked already")
     if draw.varies or not threshold.known:
         # A threshold per position, as for a region of valid seeds: no probability.
-        event = Event(("varied", id(where)))
+        event = Event(("varied", id(where), *sorted(id(source) for source in draw.sources)))
         return replace(
             x, first=exact(1.0), second=exact(0.0), sense=frozenset({(event, True)}), chance=None
         )

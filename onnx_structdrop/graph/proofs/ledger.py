@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from onnx_structdrop.graph.proofs.hidden import hidden_scale, prescale
 from onnx_structdrop.graph.proofs.noise import MALFORMED, Affine, Noise, NotProvenError
+from onnx_structdrop.graph.proofs.sampling import check_use
 from onnx_structdrop.graph.proofs.sources import label
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = ["Ledger"]
 _UNSCALED = (
     "the mask keeps values unscaled; whether inference keeps them or scales them is not in the file"
 )
+_EMPTY = "the mask keeps nothing: whether inference keeps everything then is not in the file"
 
 
 class Ledger:
@@ -39,6 +41,8 @@ class Ledger:
         happen together.
     links
         Pairs of keys: what refuses one refuses the other.
+    loops
+        How many loops there are around what is being proven.
     """
 
     def __init__(self, joins: Joins, calls: Calls, *, unscaled: bool = False) -> None:
@@ -46,6 +50,7 @@ class Ledger:
         self.refused: dict[object, str] = {}
         self.aliases: list[tuple[object, object, bool]] = []
         self.links: list[tuple[object, object]] = []
+        self.loops = 0
         self._joins = joins
         self._calls = calls
         self._allows_unscaled = unscaled
@@ -93,6 +98,8 @@ class Ledger:
                 raise NotProvenError(f"{complaint}, at {label(join.joins[-1])}")
             if not proof.certain and proof.strength == "unscaled":
                 proof = self._unscaled(proof)
+            if proof.added:
+                check_use(value, looped=self.loops > 0)
             self.proofs.append(proof)
         except NotProvenError as error:
             self.refuse(join, str(error))
@@ -112,9 +119,10 @@ class Ledger:
                 f"the mask's scale stands apart from it, at {label(place)}, behind other operators"
             )
         # The mask output of a Dropout is all True in inference mode, whatever it is used for.
-        defined = all(node.op_type == "Dropout" for node in proof.sources)
+        defined = all(event.key[:1] == ("dropout",) for event, _ in proof.events)  # type: ignore[index]
         if not (defined or self._allows_unscaled):
-            raise NotProvenError(_UNSCALED)
+            empty = proof.chance is not None and not proof.chance.any()
+            raise NotProvenError(_EMPTY if empty else _UNSCALED)
         return proof
 
 

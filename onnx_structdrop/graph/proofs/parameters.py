@@ -93,6 +93,14 @@ class Parameters:
         high = np.asarray([float(array.max()) for array in arrays] * many)
         return ANY if np.isnan(low).any() or np.isnan(high).any() else span(low, high)
 
+    def is_table(self, value: ir.Value | None) -> bool:
+        """Tell whether a value holds many numbers, and not just zeros and ones."""
+        arrays = self.arrays(value) or ()
+        return any(
+            array.size > 1 and not is_uniform(array) and not np.isin(array, (0, 1)).all()
+            for array in arrays
+        )
+
     def rounds(self, node: ir.Node) -> bool:
         """Tell whether a division may be one of integers, which scales nothing."""
         for value in node.inputs:
@@ -131,7 +139,9 @@ class Parameters:
     def _needs(self, key: _Key) -> list[_Key] | None:
         """Return what has to be known first, or None if it would not help."""
         what, value = key
-        if what == "dims" and self._sizes.settled(value, self._tensor(value)):
+        if what == "dims" and (
+            _is_formal_scalar(value) or self._sizes.settled(value, self._tensor(value))
+        ):
             return []
         if value in self._actuals:
             return [(what, given) for given in self._actuals[value] if given is not None]
@@ -183,6 +193,8 @@ class Parameters:
 
     def _evaluate(self, key: _Key) -> Any:
         what, value = key
+        if what == "dims" and _is_formal_scalar(value):
+            return ()
         if value in self._actuals:
             agreed = self._agreed(what, value)
             if what == "arrays":
@@ -291,6 +303,17 @@ def _content_inputs(node: ir.Node) -> Sequence[ir.Value | None]:
 
 def _is_constant(node: ir.Node) -> bool:
     return node.op_type == "Constant" and node.domain in DEFAULT_DOMAINS
+
+
+def _is_formal_scalar(value: ir.Value) -> bool:
+    """Tell whether a value is a number that is an attribute of the function around it."""
+    node = value.producer()
+    if node is None or not _is_constant(node):
+        return False
+    return any(
+        attribute.is_ref() and name in ("value_float", "value_int")
+        for name, attribute in node.attributes.items()
+    )
 
 
 def _equal(one: Array, other: Array) -> bool:

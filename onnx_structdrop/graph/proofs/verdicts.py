@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_structdrop.graph.proofs.intervals import Array, Range, close
+from onnx_structdrop.graph.proofs.intervals import Array, Draw, Range, close
 from onnx_structdrop.graph.proofs.noise import (
     ROUNDING,
     Affine,
@@ -17,6 +17,7 @@ from onnx_structdrop.graph.proofs.noise import (
     align,
     merge_place,
 )
+from onnx_structdrop.graph.proofs.sampling import check_deviation
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -51,6 +52,8 @@ class Proof:
     counted: bool = False
     """Whether the join normalises by what was kept."""
     joins: tuple[ir.Node, ...] = ()
+    added: bool = False
+    """Whether random numbers are added that drop nothing."""
 
     @property
     def certain(self) -> bool:
@@ -81,7 +84,7 @@ def verdict(join: Affine, value: ir.Value, mask: Dims | None, data: Dims | None)
     factor, offset = pair
     if factor.sense or offset.sense:
         return _of_event(join, value, factor, offset, _name(mask, data))
-    return _of_draw(join, value, factor.first, offset.first)
+    return _of_draw(join, value, factor.first, offset.first, max(factor.coarse, offset.coarse))
 
 
 def _of_event(join: Affine, value: ir.Value, factor: Noise, offset: Noise, name: str) -> Proof:
@@ -164,14 +167,15 @@ def _kept(
         if close(expected, 1.0, max(tolerance, ROUNDING * float(np.abs(scale.low).max()))):
             return (
                 "rescaled", "",
-                f"kept with probability {_text(chance)} and scaled by {_text(scale.low)}, "
+                f"kept with {_quantity('probability', chance)} and scaled by "
+                f"{_quantity('', scale.low)}, "
                 "dropped to 0: the expectation is the input",
             )  # fmt: skip
         if not scale.equals(1.0, tolerance):
             return (
                 "", "",
-                f"values are kept with probability {_text(chance)}, but scaled by "
-                f"{_text(scale.low)} and not by its inverse",
+                f"values are kept with {_quantity('probability', chance)}, but scaled by "
+                f"{_quantity('', scale.low)} and not by its inverse",
             )  # fmt: skip
     if chance is not None and blank and not zero and fill.known:
         mean = chance * shift.low + (1.0 - chance) * fill.low
@@ -179,7 +183,7 @@ def _kept(
         if close(mean, 0.0, 10 * tolerance) and close(square, 1.0, 10 * tolerance):
             return (
                 "alpha", "alpha",
-                f"kept with probability {_text(chance)}, dropped to a constant, and mapped "
+                f"kept with {_quantity('probability', chance)}, dropped to a constant, and mapped "
                 "affinely so that mean 0 and variance 1 are kept",
             )  # fmt: skip
         return "", "", "an offset is added that does not keep mean and variance"
@@ -187,16 +191,27 @@ def _kept(
         return "", "", ""
     empty = fill.equals(0.0, 1e-6) or (fill.draw is not None and not fill.draw.mean.any())
     if empty and rest.draw is None and (rest.low == 0.0).all() and (rest.high >= 0.0).all():
-        kept = "" if chance is None else f" with probability {_text(chance)}"
+        kept = "" if chance is None else f" with {_quantity('probability', chance)}"
         return "unscaled", "", f"values are kept as they are{kept}, or dropped"
     return "companion", "", "with nothing dropped, this is its input"
 
 
-def _of_draw(join: Affine, value: ir.Value, factor: Range, offset: Range) -> Proof:
+def _of_draw(
+    join: Affine, value: ir.Value, factor: Range, offset: Range, tolerance: float
+) -> Proof:
     pattern = ""
     if factor.draw is not None and offset.equals(0.0, 1e-6):
         draw = factor.draw
-        if draw.family == "mixed" or not close(draw.mean, 1.0, ROUNDING):
+        if draw.family == "mixed":
+            raise NotProvenError(
+                "the data are multiplied by a mixture of random numbers, which no layer does"
+            )
+        if draw.family == "normal" and close(draw.mean, 0.0, 1e-6):
+            raise NotProvenError(
+                "normal random numbers of mean 0 are multiplied by the data: their deviation is "
+                "computed, as where a model samples"
+            )
+        if not close(draw.mean, 1.0, ROUNDING):
             raise NotProvenError(
                 f"the data are multiplied by random numbers of mean {_text(draw.mean)}, not 1"
             )
@@ -215,16 +230,31 @@ def _of_draw(join: Affine, value: ir.Value, factor: Range, offset: Range) -> Pro
             raise NotProvenError(
                 "noise whose deviation the model computes or is given is not a regulariser's"
             )
+        check_deviation(_deviation(draw), tolerance)
         pattern = "Gaussian noise"
         evidence = "normal random numbers of mean 0 and constant deviation are added to the data"
     elif factor.equals(1.0, 1e-6) and offset.equals(0.0, 1e-6):
         pattern, evidence = "constant", "the random numbers cancel out"
     else:
+        if factor.known and offset.known:
+            raise NotProvenError("the random numbers cancel out, and what is left is not the data")
+        if not factor.equals(1.0, ROUNDING):
+            raise NotProvenError("nothing is known of the numbers that the data are multiplied by")
         raise NotProvenError("the deviation of the noise is no constant, or depends on data")
     return Proof(
         value, join.anchor, "noise" if pattern != "constant" else "constant", pattern, evidence,
         sources=join.sources, carried=join.carried, joins=join.joins,
+        added=pattern == "Gaussian noise",
     )  # fmt: skip
+
+
+def _deviation(draw: Draw) -> float:
+    """Return the deviation of a normal random number."""
+    number = 1.0 if draw.scale is None else float(draw.scale[0])
+    for source in draw.sources:
+        attribute = source.attributes.get("scale")
+        number *= 1.0 if attribute is None else attribute.as_float()
+    return number
 
 
 def _name(mask: Dims | None, data: Dims | None) -> str:
@@ -248,6 +278,11 @@ def _name(mask: Dims | None, data: Dims | None) -> str:
 
 
 def _text(numbers: Array) -> str:
+    return _quantity("", numbers)
+
+
+def _quantity(name: str, numbers: Array) -> str:
+    """Return a name and its number, or that only the run knows it."""
     if (numbers == numbers[0]).all():
-        return f"{numbers[0]:.6g}"
-    return "a ratio known at run time"
+        return f"{name} {numbers[0]:.6g}".strip()
+    return f"a {name or 'number'} that only the run knows"

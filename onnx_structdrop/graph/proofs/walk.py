@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from onnx_structdrop.graph.files.wellformed import one_line
 from onnx_structdrop.graph.proofs.calls import Calls, alike, bodies, called
-from onnx_structdrop.graph.proofs.generators import dropout_chance, generated
+from onnx_structdrop.graph.proofs.generators import dropout_chance, generated, of_constant
 from onnx_structdrop.graph.proofs.intervals import ANY, exact
 from onnx_structdrop.graph.proofs.joins import Joins
 from onnx_structdrop.graph.proofs.ledger import Ledger
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Walk"]
 
 _SHAPE_ONLY = frozenset({"Shape", "Size"})
+_LOOPS = frozenset({"Loop", "Scan"})
 _SINGLE = frozenset({"MaxPool", "Dropout"})
 
 
@@ -55,6 +57,7 @@ class Walk:
         self._calls = Calls(model)
         self._joins = Joins(Parameters(model, self._calls.actuals))
         self.ledger = Ledger(self._joins, self._calls, unscaled=unscaled)
+        self._drawing: set[ir.Node] = set()
         self._entered: dict[int, tuple[Noise | None, ...]] = {}
         self._graphs = {
             id(graph.graph if isinstance(graph, ir.Function) else graph): name
@@ -110,7 +113,8 @@ class Walk:
 
     def _is_mask(self, value: ir.Value) -> bool:
         """Tell whether noise is the mask of standard Dropouts alone, which inference defines."""
-        return all(node.op_type == "Dropout" for node in self._joins.noise[value].sources)
+        sources = self._joins.noise[value].sources
+        return all(node.op_type == "Dropout" and node not in self._drawing for node in sources)
 
     def _visit(self, node: ir.Node) -> None:
         try:
@@ -171,13 +175,22 @@ class Walk:
 
     def _transfer(self, node: ir.Node) -> None:
         joins = self._joins
+        masks = any(joins.noise[v].sense for v in node.inputs if v in joins.noise)
+        if masks and node.op_type in ("Mul", "Div") and self._meets_table(node):
+            with suppress(NotProvenError):
+                self._join(node)
+                return
         try:
             result = transferred(node, joins.noise, joins.parameters)
-        except NotProvenError:
+        except NotProvenError as error:
             # A mask on weights, which depend on no data either, is still a join.
-            if not any(joins.noise[v].sense for v in node.inputs if v in joins.noise):
+            if not masks:
                 raise
-            self._join(node)
+            try:
+                self._join(node)
+            except NotProvenError:
+                # What stood against following the mask says more than that it is no join.
+                raise error from None
             return
         for value in node.inputs[1:] if node.op_type in MOVING else ():
             if value in joins.noise:
@@ -188,6 +201,11 @@ class Walk:
             if dims is not None:
                 joins.parameters.learn_dims(value, dims)
             joins.noise[value] = result
+
+    def _meets_table(self, node: ir.Node) -> bool:
+        """Tell whether one of the operands is a table of weights."""
+        joins = self._joins
+        return any(v not in joins.noise and joins.parameters.is_table(v) for v in node.inputs)
 
     def _join(self, node: ir.Node) -> None:
         joins = self._joins
@@ -233,6 +251,8 @@ class Walk:
                 not node.op_type.endswith("Like")
             ):
                 raise NotProvenError("its parameters are random themselves")
+            if node.op_type == "Bernoulli" and node.inputs[0] in self._data:
+                raise NotProvenError("its probability is computed from data")
             noise = generated(node, joins.parameters)
             for value in node.outputs:
                 joins.noise[value] = noise
@@ -258,6 +278,14 @@ class Walk:
             self.ledger.refuse(joins.noise[data], "the random numbers enter a Dropout")
         if data in self._data or data in joins.noise:
             self._data.add(output)
+        drawn = None
+        if data not in self._data and data not in joins.noise:
+            drawn = of_constant(node, joins.parameters)
+        if drawn is not None:
+            self._drawing.add(node)
+            self.ledger.tie(drawn[0].sense, drawn[1].sense)
+            joins.noise.update(zip(node.outputs, drawn, strict=False))
+            return True
         sense: Sense = frozenset()
         chance = dropout_chance(node, joins.parameters)
         if used and mask is not None:
@@ -288,7 +316,10 @@ class Walk:
             # What one round hands to the next, and slices of a scan, are taken for data: their
             # content is not followed.
             self._data.update(body.inputs)
+            looped = node.op_type in _LOOPS
+            self.ledger.loops += looped
             yield self._graph(body)
+            self.ledger.loops -= looped
             for value in body.outputs:
                 if value in joins.noise:
                     self.ledger.refuse(joins.noise[value], f"it leaves a body of {label(node)}")

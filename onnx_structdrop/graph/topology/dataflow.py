@@ -318,6 +318,14 @@ def constant(value: ir.Value | None) -> list[float] | None:
         return None
 
 
+def whole_numbers(value: ir.Value | None) -> list[int] | None:
+    """Return the numbers of a small constant, or None as well if one of them is not whole."""
+    numbers = constant(value)
+    if numbers is None or not all(number.is_integer() for number in numbers):
+        return None
+    return [int(number) for number in numbers]
+
+
 def _constant_node(node: ir.Node | None) -> list[float] | None:
     # onnx_ir.convenience.get_const_tensor would write the value's name into the tensor.
     if not is_op(node, "Constant") or node is None:

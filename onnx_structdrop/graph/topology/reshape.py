@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from onnx_structdrop.graph.topology.dataflow import attribute_int, constant, is_op, operators
+from onnx_structdrop.graph.topology.dataflow import attribute_int, is_op, operators, whole_numbers
 from onnx_structdrop.graph.topology.layout import MIXED, Axis, Layout, Role, regroup
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def reshape(known: Known, node: ir.Node, source: Layout) -> Layout | None:
     """Return the layout of a Reshape's output, None where it cannot be told."""
     before, after = known.dims(node.inputs[0]), known.dims(node.outputs[0])
     if after is None:
-        target = constant(_target_of(node))
+        target = whole_numbers(_target_of(node))
         after = None if target is None else _target(before, target)
     if after is None or before is None or not len(before) == len(source.axes) > 0:
         return _like_origin(known, node, None if after is None else len(after))
@@ -34,14 +34,14 @@ def reshape(known: Known, node: ir.Node, source: Layout) -> Layout | None:
     return layout
 
 
-def _target(before: tuple[Dim, ...] | None, target: list[float]) -> tuple[Dim, ...]:
+def _target(before: tuple[Dim, ...] | None, target: list[int]) -> tuple[Dim, ...]:
     """Return the shape that a constant Reshape target makes, as far as it can be told."""
     sizes: list[Dim] = []
     for index, number in enumerate(target):
         if number == 0 and before is not None and index < len(before):
             sizes.append(before[index])
         else:
-            sizes.append(int(number) if number > 0 else None)
+            sizes.append(number if number > 0 else None)
     return tuple(sizes)
 
 
@@ -122,7 +122,5 @@ def _size_of(value: ir.Value | None) -> tuple[ir.Value, int] | None:
 
 def _whole(node: ir.Node, index: int) -> int | None:
     """Return an input that is one constant whole number, None if it is something else."""
-    numbers = constant(node.inputs[index]) if index < len(node.inputs) else None
-    if numbers is None or len(numbers) != 1 or not numbers[0].is_integer():
-        return None
-    return int(numbers[0])
+    numbers = whole_numbers(node.inputs[index]) if index < len(node.inputs) else None
+    return numbers[0] if numbers is not None and len(numbers) == 1 else None

@@ -12,6 +12,7 @@ from onnx_structdrop.graph.topology.dataflow import (
     attribute_ints,
     constant,
     operators,
+    whole_numbers,
 )
 from onnx_structdrop.graph.topology.layout import (
     OPEN,
@@ -200,8 +201,7 @@ def _axes(node: ir.Node, rank: int) -> list[int] | None:
     """Return the axes a node works on, given as attribute or as second input."""
     axes = attribute_ints(node, "axes")
     if axes is None:
-        numbers = constant(_input(node, 1))
-        axes = None if numbers is None else [int(number) for number in numbers]
+        axes = whole_numbers(_input(node, 1))
     return None if axes is None else [axis + rank if axis < 0 else axis for axis in axes]
 
 
@@ -295,16 +295,15 @@ def _blocks(known: Known, node: ir.Node, source: Layout) -> Layout | None:
 
 
 def _slice(known: Known, node: ir.Node, source: Layout) -> Layout | None:
-    steps = constant(_input(node, 4))
+    steps = whole_numbers(_input(node, 4))
     if steps is None:
         return source
-    numbers = constant(_input(node, 3)) or list(range(len(steps)))
+    numbers = whole_numbers(_input(node, 3)) or list(range(len(steps)))
     rank = len(source.axes)
     axes = list(source.axes)
-    for number, step in zip(numbers, steps, strict=False):
-        index = int(number)
+    for index, step in zip(numbers, steps, strict=False):
         if -rank <= index < rank and abs(step) > 1:
-            axes[index] = moved(axes[index], Fraction(abs(int(step))))
+            axes[index] = moved(axes[index], Fraction(abs(step)))
     return Layout(tuple(axes), source.memory)
 
 

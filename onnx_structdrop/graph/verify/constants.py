@@ -10,9 +10,29 @@ from onnx_structdrop.graph.reading import constant_array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["scalar"]
+__all__ = ["is_blank", "scalar"]
 
 _PASSED_ON = ("Cast", "CastLike", "Identity")
+
+
+def is_blank(value: ir.Value) -> bool:
+    """Tell whether a value holds the same number at every position, whatever the inputs are."""
+    producer = value.producer()
+    while producer is not None and producer.op_type in (*_PASSED_ON, "Expand") and producer.inputs:
+        if producer.inputs[0] is None:
+            return False
+        value = producer.inputs[0]
+        producer = value.producer()
+    if producer is not None and producer.op_type == "ConstantOfShape":
+        return True
+    if value.is_graph_input():
+        return False
+    try:
+        array = constant_array(value)
+        return array is not None and array.size > 0 and bool((array == array.flat[0]).all())
+    except (ModelError, ArithmeticError, AttributeError, LookupError, OSError, TypeError,
+            ValueError):  # fmt: skip
+        return False
 
 
 def scalar(value: ir.Value | None) -> float | None:

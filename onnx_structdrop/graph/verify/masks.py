@@ -37,7 +37,10 @@ class Masks:
         for _, graph in scopes(model):
             for node in graph:
                 if node in random and "Dropout" in node.op_type:
-                    self._free.update(node.outputs[1:])  # the first one is data, masked
+                    # The first one is data, masked, if it is not a mask of constants itself.
+                    data = node.inputs[0] if node.inputs else None
+                    blank = data is not None and self._is_free(data)
+                    self._free.update(node.outputs if blank else node.outputs[1:])
                 elif (
                     node.op_type in _SHAPE_ONLY
                     or node in random

@@ -13,6 +13,7 @@ This shares nothing with the proofs that clean a model by, so that it can find t
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ from onnx_structdrop.graph.names import Names
 from onnx_structdrop.graph.nodes import is_dropout
 from onnx_structdrop.graph.reach import Reach
 from onnx_structdrop.graph.scopes import default_opset, scopes
-from onnx_structdrop.graph.verify.constants import scalar
+from onnx_structdrop.graph.verify.constants import is_blank, scalar
 from onnx_structdrop.graph.verify.masks import Masks
 from onnx_structdrop.schema import DOMAIN
 
@@ -121,6 +122,10 @@ class _Pins:
                 self._replace(node, self._before(node, "Identity", [data]))
         elif self._opset >= _MODE_INPUT_SINCE and len(node.inputs) > 2:
             self._switch_off(node, 2)
+            if data is not None and is_blank(data):
+                # A Dropout of one number everywhere is a generator of masks.
+                self._sound = self._masks.is_linear(node.outputs[0])
+                return False
             used = [mask for mask in node.outputs[1:2] if mask.uses()]
             if used:
                 # A mask that others use is a source of random numbers, and they have no mode.
@@ -155,8 +160,17 @@ class _Pins:
                 return True
         elif mode is None or (not mode.is_ref() and mode.value == 0):
             return True
-        if any(output.uses() or output.is_graph_output() for output in more):
+        saved = [output for output in node.outputs[3:] if output.name]
+        if any(output.uses() or output.is_graph_output() for output in saved):
             return False
+        # In inference mode the running statistics come out as they went in.
+        for output, given in zip(node.outputs[1:3], node.inputs[3:5], strict=False):
+            if given is not None and (output.uses() or output.is_graph_output()):
+                same = self._before(node, "Identity", [given])
+                name = output.name
+                same.type, same.shape = output.type, output.shape
+                output.replace_all_uses_with(same, replace_graph_outputs=True)
+                output.name, same.name = None, name
         node.attributes.pop("training_mode", None)
         node.resize_outputs(1)
         return True
@@ -175,8 +189,12 @@ class _Pins:
             self._sound = likely is not None and self._masks.is_normalised(output)
             return self._filled(node, float(likely is None or likely >= 0.5))
         if "Normal" in kind:
+            mean, deviation = _float(node, "mean", 0.0), _float(node, "scale", 1.0)
+            for user, place in list(output.uses()):
+                if user.op_type in _COMPARISONS and len(user.inputs) == 2:
+                    self._mask(user.outputs[0], _normal_probability(user, place, mean, deviation))
             self._only_direct(node)
-            return self._filled(node, _float(node, "mean", 0.0))
+            return self._filled(node, mean)
         if "Uniform" not in kind:
             return None
         low, high = _float(node, "low", 0.0), _float(node, "high", 1.0)
@@ -249,7 +267,7 @@ class _Pins:
     def _fix(self, node: ir.Node, number: float | bool) -> None:
         """Let what reads a node read a number instead, in the same shape."""
         value, graph = node.outputs[0], node.graph
-        if graph is None or value.is_graph_output():
+        if graph is None or (value.is_graph_output() and graph is self._copy.graph):
             return
         uses = list(value.uses())
         dtype = np.bool_ if isinstance(number, bool) else _dtype(node).numpy()
@@ -260,6 +278,10 @@ class _Pins:
         for reader, place in uses:
             if reader.op_type != "Shape":
                 reader.replace_input_with(place, expand.outputs[0])
+        for place, output in enumerate(graph.outputs):
+            # A body or function hands the mask on.
+            if output is value:
+                graph.outputs[place] = expand.outputs[0]
 
     def _filled(self, node: ir.Node, number: float) -> ir.Value | None:
         """Return a number in the shape that a generator gives."""
@@ -346,5 +368,17 @@ def _probability(node: ir.Node, place: int, low: float, high: float) -> float | 
     bound = scalar(node.inputs[1 - place])
     if bound is None or high <= low:
         return None
-    below = min(max((bound - low) / (high - low), 0.0), 1.0)
+    return _true(node, place, min(max((bound - low) / (high - low), 0.0), 1.0))
+
+
+def _normal_probability(node: ir.Node, place: int, mean: float, deviation: float) -> float | None:
+    """Return how likely a comparison of a normal number with a constant comes out true."""
+    bound = scalar(node.inputs[1 - place])
+    if bound is None or deviation <= 0:
+        return None
+    return _true(node, place, 0.5 * math.erfc((mean - bound) / deviation / math.sqrt(2.0)))
+
+
+def _true(node: ir.Node, place: int, below: float) -> float:
+    """Return how likely a comparison is true of a number that lies below with a probability."""
     return below if node.op_type.startswith("Less") == (place == 0) else 1 - below
