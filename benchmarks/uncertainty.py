@@ -313,6 +313,29 @@ def document(tables: dict[str, tuple[list[str], list]], head: str) -> None:
     PAGE.write_text(made, encoding="utf-8")
 
 
+def draw(path: pathlib.Path, samples: int) -> None:
+    """Draw whom the entropy tells apart, of a network that learnt with dropout and is sampled."""
+    from digit_nets import train
+
+    from onnx_structdrop import plot
+
+    sets = Sets(0)
+    net = train(sets.train, sets.train_labels, CLASSES, rate=TRAINED_RATE, epochs=EPOCHS, seed=0)
+    found = sampled(net, sd.SpatialDropout2D(TRAINED_RATE, seed=0), (2, 3), sets.all, samples)
+    scores, means = sets.parts(found.predictive_entropy), sets.parts(found.mean)
+    wrong = means["rotation 40"].argmax(1) != sets.labels
+    groups = {
+        "digits 0 to 7": scores["clean"],
+        "turned by 40°, right": scores["rotation 40"][~wrong],
+        "turned by 40°, wrong": scores["rotation 40"][wrong],
+        "digits 8 and 9, never seen": scores["outside"],
+    }
+    title = f"Uncertainty of {samples} samples"
+    plot.save_figure(
+        plot.plot_uncertainty_histogram(groups, "predictive entropy, nats", title), path
+    )
+
+
 def measure(arguments: argparse.Namespace) -> dict:
     """Run all seeds and return settings, seconds and the figures of each method."""
     jobs = [(seed, arguments.samples) for seed in range(arguments.seeds)]
@@ -344,10 +367,14 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at a time")
     parser.add_argument("--json", type=pathlib.Path, help="where all figures go")
     parser.add_argument("--read", type=pathlib.Path, help="tables of an earlier run's --json")
+    parser.add_argument("--draw", type=pathlib.Path, help="draw seed 0 here, and nothing else")
     parser.add_argument("--docs", action="store_true", help=f"write the tables into {PAGE.name}")
     arguments = parser.parse_args()
     if arguments.seeds < 2:
         parser.error("--seeds must be at least 2")
+    if arguments.draw:
+        draw(arguments.draw, arguments.samples)
+        return 0
     if arguments.read:
         content = json.loads(arguments.read.read_text(encoding="utf-8"))
     else:

@@ -169,3 +169,12 @@ def test_a_full_disk_leaves_the_earlier_result(dropping, images, tmp_path):
 )
 def test_wrong_usage(capsys, dropping, images, tmp_path, arguments, words):
     assert words in refused(capsys, tmp_path, 2, "mc", dropping, images / "x.npy", *arguments)
+
+
+@pytest.mark.parametrize(("said", "events"), [("none", True), ("-1", False), ("auto", False)])
+def test_labels_that_do_not_exclude_each_other(capsys, dropping, images, tmp_path, said, events):
+    found = document(
+        capsys, "mc", dropping, images / "x.npy", "-o", tmp_path / "o.npz", "-T", 2,
+        "--class-axis", said,
+    )  # fmt: skip
+    assert found["outputs"]["output"]["kind"]["events"] is events

@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> int:
         outputs=options.outputs or None,
         task=options.task,
         values=options.values,
-        class_axis="auto" if options.class_axis is None else options.class_axis,
+        class_axis=options.class_axis,
         quantiles=options.quantiles,
         keep_samples=options.keep_samples,
     )

@@ -5,12 +5,9 @@ Like the parser, this module imports nothing heavy.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import argparse
 
 from onnx_structdrop.commands import groups, values
-
-if TYPE_CHECKING:
-    import argparse
 
 __all__ = ["bench", "mc", "train"]
 
@@ -53,7 +50,13 @@ def mc(parser: argparse.ArgumentParser) -> None:
         "--task", choices=("auto", "classification", "regression", "dense"), default="auto"
     )
     group.add_argument("--values", choices=("auto", "logits", "probabilities"), default="auto")
-    group.add_argument("--class-axis", type=int, metavar="AXIS", help="axis of the classes")
+    group.add_argument(
+        "--class-axis",
+        type=_class_axis,
+        default="auto",
+        metavar="AXIS",
+        help="axis of the classes, or none: each number is an event of its own (sigmoids)",
+    )
     group.add_argument(
         "--quantile",
         dest="quantiles",
@@ -169,3 +172,14 @@ def bench(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--plot", metavar="FILE", help="draw what was measured: .png, .svg or .pdf")
     groups.json_output(parser)
+
+
+def _class_axis(text: str) -> int | str | None:
+    if text in ("auto", "none"):
+        return None if text == "none" else text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no axis; a whole number, none or auto is needed"
+        ) from None
