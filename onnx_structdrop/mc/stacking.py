@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Stacking", "examine", "two_images"]
 
 _TOLERANCES = {"float16": 0.03, "bfloat16": 0.1}
+_GOLDEN = (5**0.5 - 1) / 2
 _TOLERANCE = 1e-3
 """Of the largest number: what another order of summation may change, neighbours may not."""
 
@@ -40,18 +41,28 @@ class Stacking:
 
 
 def two_images(feeds: Feeds, count: int) -> Feeds:
-    """Return `count` finite images of which the first two differ, made from the first ones."""
+    """Return `count` finite images; the second is made from the first and differs from it.
+
+    So do its sums: a flipped or repeated image would hide what rows do to each other by means.
+    """
     images = {}
     for name, array in feeds.piece(0, min(count, feeds.count)).images.items():
         missing = count - len(array)
-        turned = array[:1, ..., ::-1] if array.ndim > 1 and array.shape[-1] > 1 else array[:1] * 0
-        whole = np.concatenate([array, np.repeat(turned, missing, axis=0)])
+        whole = np.concatenate([array, np.repeat(array[:1], missing, axis=0)])
         if _is_floating(whole):
             whole[~np.isfinite(whole)] = 0
-            if count > 1 and np.array_equal(whole[0], whole[1]):
-                whole[1] += np.ones((), whole.dtype)
+        if count > 1:
+            whole[1:2] = _another(whole[:1])
         images[name] = whole
     return Feeds(count, images, feeds.shared)
+
+
+def _another(image: Array) -> Array:
+    """Return an image within the range of another: flipped, its numbers made less unevenly."""
+    turned = image[..., ::-1] if image.ndim > 1 else image
+    weights = 0.5 + 0.5 * (np.arange(image.size) * _GOLDEN % 1).reshape(image.shape)
+    made: Array = (turned.astype(np.float64) * weights).astype(image.dtype)
+    return np.ones_like(image) if np.array_equal(made, image) else made
 
 
 def examine(
