@@ -24,6 +24,7 @@ from onnx_structdrop.graph.scopes import default_opset, function_scope, scopes
 from onnx_structdrop.graph.seeds import distinct_seeds
 from onnx_structdrop.graph.topology.dataflow import Dataflow
 from onnx_structdrop.graph.topology.shapes import Shapes
+from onnx_structdrop.mc.iterations import IteratedDraws
 from onnx_structdrop.mc.parts import remove_unused
 from onnx_structdrop.schema import DOMAIN, OPERATORS, VERSION, Normalize
 
@@ -92,6 +93,11 @@ def sampling(prepared: ir.Model, *, native: bool) -> ir.Model:
     native
         Whether the session will have the kernels. The functions are left out then: they lack the
         input, and nothing else is to run by mistake.
+
+    Raises
+    ------
+    UnsupportedModelError
+        With kernels, of dropout in loops whose iterations have no number.
     """
     model = as_ir(prepared)
     if not native:
@@ -102,9 +108,10 @@ def sampling(prepared: ir.Model, *, native: bool) -> ir.Model:
             name=DRAWS, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["draws"])
         )
         model.graph.inputs.append(draws)
+        numbered = IteratedDraws(model, draws)
         for node in nodes:
             node.resize_inputs(3)
-            node.replace_input_with(2, draws)
+            node.replace_input_with(2, numbered.at(node))
     return _without_functions(model)
 
 

@@ -82,6 +82,71 @@ def test_rows_that_hang_together_whatever_the_first_images(element, some):
     np.testing.assert_allclose(found.mean(axis=1), 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_rows_that_hang_together_behind_dead_features(inside):
+    """Where the first images leave nothing behind a ReLU, they tell nothing."""
+    model = centred()
+    relu = helper.make_node("Relu", ["d" if inside else "c"], ["q"])
+    at = 2 if inside else 1
+    model.graph.node[at].input[0] = "q"
+    model.graph.node.insert(at, relu)
+    sampler = mc.Sampler(model, 8, threads=1, task="regression", keep_samples=True)
+    sampler(-1 - np.abs(maps(2)))
+    np.testing.assert_allclose(sampler(maps(2)).only.samples.mean(axis=1), 0, atol=1e-5)
+
+
+def looped(op="Loop"):
+    """Return a model that puts out what three iterations keep of the same ones."""
+    drop = helper.make_node(
+        "SpatialDropout", ["s", "ratio"], ["k", "", ""], domain=DOMAIN, training_mode=1, seed=1
+    )
+    value = helper.make_tensor_value_info
+    states = [value("i", TensorProto.INT64, []), value("go", TensorProto.BOOL, [])]
+    same = [helper.make_node("Identity", [a], [b]) for a, b in (("go", "on"), ("s", "t"))]
+    results = [value("on", TensorProto.BOOL, [])] if op == "Loop" else []
+    maps_of = [value(name, FLOAT, ["N", 4, 3, 3]) for name in ("s", "t", "k")]
+    if op == "Loop":
+        inputs, more = [*states, maps_of[0]], {}
+        call = ["three", "", "x"]
+    else:
+        inputs, more = [maps_of[0], value("i", TensorProto.INT64, [])], {"num_scan_inputs": 1}
+        call, same = ["x", "steps"], same[1:]
+    body = helper.make_graph([drop, *same], "body", inputs, [*results, *maps_of[1:]])
+    nodes = [
+        helper.make_node(op, call, ["last", "stack"], body=body, **more),
+        helper.make_node("Transpose", ["stack"], ["y"], perm=[1, 0, 2, 3, 4]),
+    ]
+    constants = {"ratio": np.float32(0.4), "three": np.array(3), "steps": np.arange(3)}
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [value("x", FLOAT, ["N", 4, 3, 3])],
+        [value("y", FLOAT, ["N", 3, 4, 3, 3])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=OPSETS, ir_version=10)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_iterations_of_a_loop_drop_on_their_own(native):
+    options = {"task": "regression", "native": native, "threads": 1, "keep_samples": True}
+    sampler = mc.Sampler(looped(), 300, chunk=50, **options)
+    kept = sampler(np.ones((4, 4, 3, 3), np.float32)).only.samples[..., 0, 0] > 0
+    first, second, third = np.moveaxis(kept, 2, 0).reshape(3, -1)
+    limit = 5 / len(first) ** 0.5
+    assert abs(np.corrcoef([first, second, third])[np.triu_indices(3, 1)]).max() < limit
+    if native:
+        other = mc.Sampler(looped(), 300, chunk=7, **options)
+        again = other(np.ones((2, 4, 3, 3), np.float32), first_image=2).only.samples[..., 0, 0] > 0
+        np.testing.assert_array_equal(again, kept[:, 2:])
+
+
+def test_iterations_without_a_number():
+    sampler = mc.Sampler(looped("Scan"), 2, threads=1, task="regression", native=True)
+    with pytest.raises(sd.UnsupportedModelError, match="pass native=False"):
+        sampler(maps(2))
+
+
 @pytest.mark.parametrize("count", [2, 4, 5])
 def test_an_output_with_the_batch_on_axis_1(count):
     """With as many images as classes, shapes alone do not tell."""
