@@ -124,7 +124,7 @@ def _of_event(join: Affine, value: ir.Value, factor: Noise, offset: Noise, name:
     strength, suffix, evidence, flipped = best
     counted = not local and factor.normalised
     if counted and strength == "unscaled":
-        evidence = "values are kept and scaled by the share that the mask itself keeps, or dropped"
+        evidence = "values are kept and divided by the share that the mask keeps, or dropped"
     sense = first.swapped().sense if flipped else first.sense
     chance = first.chance if local else None
     if chance is not None and flipped:
