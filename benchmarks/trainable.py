@@ -103,7 +103,8 @@ def train(path: pathlib.Path) -> Outcome:
             chosen = [site for site in sites if len(site.shape) == rank]
             nodes += len(chosen)
             model = sd.insert(model, spec, chosen) if chosen else model
-        prepared = prepare(model, batch_norm="frozen", sizes=free_sizes(model))
+        sizes = free_sizes(model)
+        prepared = prepare(model, batch_norm="frozen", sizes=sizes)
         with tempfile.TemporaryDirectory() as folder:
             outputs = prepared.model.graph.output
             artifacts = generate_artifacts(
@@ -128,6 +129,7 @@ def train(path: pathlib.Path) -> Outcome:
         return Outcome(path.name, "failed", "no parameter has changed")
     changes = tuple(dict.fromkeys(re.sub(r"'[^']*'", "_", one.what) for one in prepared.changes))
     detail = f"{moved} of {len(manifest.trainable)} parameters move"
+    detail += "; its free sizes are given" if sizes else ""
     return Outcome(path.name, "trains", detail, nodes, changes)
 
 

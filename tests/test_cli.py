@@ -489,7 +489,7 @@ def test_version_and_help(capsys):
     out, _ = call(capsys, "--help")
     for command in (
         "sites", "insert", "mode", "reseed", "fold", "clean", "inline", "inspect", "verify", "plot",
-        "bench", "info", "demo",
+        "bench", "cost", "info", "demo",
     ):  # fmt: skip
         assert f"  {command} " in out
         assert call(capsys, command, "--help")[0].startswith(f"usage: structdrop {command}")

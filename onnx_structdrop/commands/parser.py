@@ -95,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     _verify(verify)
     _plot(command("plot", "plot", "Draw the sites of a model, or masks over feature maps."), common)
     runs.mc(command("mc", "mc", "Sample a model with dropout: how sure is it of each image?"))
+    runs.cost(command("cost", "cost", "Tell what sampling costs, by where dropout begins."))
     runs.train(command("train", "train", "Train an exported CNN on digits, dropout on a schedule."))
     runs.bench(command("bench", "bench", "Time the operators against what else there is."))
     groups.json_output(command("info", "info", "Show versions, providers and what is supported."))

@@ -1,4 +1,4 @@
-"""Options of the commands that run models: mc, train and bench.
+"""Options of the commands that run models: mc, cost, train and bench.
 
 Like the parser, this module imports nothing heavy.
 """
@@ -9,7 +9,7 @@ import argparse
 
 from onnx_structdrop.commands import groups, values
 
-__all__ = ["bench", "mc", "train"]
+__all__ = ["bench", "cost", "mc", "train"]
 
 
 def mc(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +86,32 @@ def mc(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--chunk", type=int, help="rows of a run (default: what measures fastest)")
     group.add_argument("--batch", type=int, help="images that are prepared at once")
     groups.json_output(parser)
+
+
+def cost(parser: argparse.ArgumentParser) -> None:
+    """Add what ``structdrop cost`` takes."""
+    groups.model(parser)
+    groups.spec(parser, "what to insert")
+    groups.filters(parser, "insert at (default: the last one, and then stage by stage)")
+    parser.add_argument(
+        "-T", "--samples", type=int, default=30, help="samples of each image (default: 30)"
+    )
+    parser.add_argument(
+        "--input-shape",
+        type=values.integers,
+        metavar="N,C,H,W",
+        help="shape of the images, where the model leaves sizes free",
+    )
+    parser.add_argument("--functions", action="store_true", help="do without the native kernels")
+    parser.add_argument("--threads", type=int, help="threads of a run (default: all processors)")
+    parser.add_argument(
+        "--no-measure",
+        dest="measure",
+        action="store_false",
+        help="only predict, by multiply-adds: nothing is run",
+    )
+    groups.json_output(parser)
+    parser.set_defaults(seed=None)
 
 
 def train(parser: argparse.ArgumentParser) -> None:

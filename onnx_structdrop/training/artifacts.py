@@ -111,6 +111,7 @@ def generate_artifacts(
     requires_grad: Collection[str] | None = None,
     frozen: Collection[str] = (),
     batch_norm: str = "frozen",
+    sizes: Mapping[str, int] | None = None,
     schedule: Schedule | None = None,
     seed: int | None = None,
     extra_outputs: Sequence[str] = (),
@@ -140,7 +141,7 @@ def generate_artifacts(
         ``clip_grad``, the largest norm of all gradients together.
     loss_output
         The output that the loss reads, where the model has several.
-    requires_grad, frozen, batch_norm
+    requires_grad, frozen, batch_norm, sizes
         As `prepare` takes them; not together with what it returned.
     schedule
         Drives the ratios in sessions. One with factors gives each stage a ratio of its own.
@@ -176,9 +177,9 @@ def generate_artifacts(
     check_target(target, overwrite=overwrite)
     training_api("artifacts")  # what is missing is told before any work
     if isinstance(model, Prepared):
-        if requires_grad is not None or tuple(frozen) or batch_norm != "frozen":
+        if requires_grad is not None or tuple(frozen) or batch_norm != "frozen" or sizes:
             raise ArgumentError(
-                "requires_grad, frozen and batch_norm go to prepare, which made this model"
+                "requires_grad, frozen, batch_norm and sizes go to prepare, which made this model"
             )
         source = as_ir(model.model)
     else:
@@ -193,7 +194,11 @@ def generate_artifacts(
         prepared = _renewed(model, source, before)
     else:
         prepared = prepare(
-            source, requires_grad=requires_grad, frozen=frozen, batch_norm=batch_norm
+            source,
+            requires_grad=requires_grad,
+            frozen=frozen,
+            batch_norm=batch_norm,
+            sizes=sizes,
         )
     readable = prepared.model
     ratios = ratios_of(readable, prepared.ratios, stages)

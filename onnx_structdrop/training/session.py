@@ -32,16 +32,16 @@ from onnx_structdrop.training.checks import (
     ratios_at,
     with_schedule,
 )
-from onnx_structdrop.training.feeds import Evaluation, arrange, check_labels
+from onnx_structdrop.training.feeds import Evaluation
 from onnx_structdrop.training.folders import absolute, new_folder
 from onnx_structdrop.training.runtime import training_api
 from onnx_structdrop.training.streams import begin_at, reseeded
+from onnx_structdrop.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from onnx_structdrop.training.manifest import Manifest
     from onnx_structdrop.training.schedule import Schedule
 
 __all__ = ["TrainingSession"]
@@ -53,7 +53,7 @@ _NATIVE = "structdrop.native"
 _RATE = "structdrop.learning_rate"
 
 
-class TrainingSession:
+class TrainingSession(Trainer):
     """A model in training, in onnxruntime-training.
 
     Each step first sets the ratios that the schedule asks for, then runs forward and backward,
@@ -163,26 +163,6 @@ class TrainingSession:
                 "TrainingSession(directory) begins it"
             )
         return session
-
-    @property
-    def artifacts(self) -> Artifacts:
-        """The folder that the session was made from."""
-        return self._artifacts
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the model takes and returns, with the schedule in use."""
-        return self._manifest
-
-    @property
-    def native(self) -> bool:
-        """Whether the native kernels run the dropout nodes."""
-        return self._native
-
-    @property
-    def steps(self) -> int:
-        """How many steps were made since training began, before it was resumed included."""
-        return self._steps
 
     @property
     def learning_rate(self) -> float:
@@ -311,15 +291,6 @@ class TrainingSession:
         with runtime_errors(self._artifacts.directory):
             self._module.eval()
             self._module.export_model_for_inferencing(str(path), list(self._manifest.outputs))
-
-    def _output_names(self) -> tuple[str, ...]:
-        return (*self._manifest.outputs, *self._manifest.extra_outputs)
-
-    def _feeds(self, inputs: Any, labels: Any) -> list[np.ndarray]:
-        feeds = arrange(self._manifest, inputs, labels)
-        if self._manifest.loss == "cross_entropy":
-            check_labels(feeds[-1], self._manifest.classes)
-        return feeds
 
     def _drive(self) -> None:
         """Set the ratios for the coming step, where they change."""

@@ -28,7 +28,7 @@ from onnx_structdrop.training.checks import (
     with_schedule,
 )
 from onnx_structdrop.training.exporting import inference_model
-from onnx_structdrop.training.feeds import Evaluation, arrange, check_labels
+from onnx_structdrop.training.feeds import Evaluation
 from onnx_structdrop.training.folders import absolute, new_folder
 from onnx_structdrop.training.lowering import lower
 from onnx_structdrop.training.lowering.optimizers import read_optimizer
@@ -41,12 +41,11 @@ from onnx_structdrop.training.stock_files import (
     write_arrays,
 )
 from onnx_structdrop.training.streams import begin_at
+from onnx_structdrop.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
-
-    from onnx_structdrop.training.manifest import Manifest
 
 __all__ = ["StockTrainer"]
 
@@ -54,7 +53,7 @@ _ARTIFACTS = "artifacts"
 _STATE = "state.npz"
 
 
-class StockTrainer:
+class StockTrainer(Trainer):
     """A model in training, in the plain onnxruntime.
 
     Takes the folders that `generate_artifacts` writes and does what `TrainingSession` does: each
@@ -199,26 +198,6 @@ class StockTrainer:
             return InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     @property
-    def artifacts(self) -> Artifacts:
-        """The folder that the trainer was made from."""
-        return self._artifacts
-
-    @property
-    def manifest(self) -> Manifest:
-        """What the model takes and returns, with the schedule in use."""
-        return self._manifest
-
-    @property
-    def native(self) -> bool:
-        """Whether the native kernels run the dropout nodes."""
-        return self._native
-
-    @property
-    def steps(self) -> int:
-        """How many steps were made since training began, before it was resumed included."""
-        return self._steps
-
-    @property
     def learning_rate(self) -> float:
         """The optimizer's learning rate."""
         return self._rate
@@ -279,10 +258,10 @@ class StockTrainer:
         TrainingError
             onnxruntime failed in the run.
         """
-        feeds = self._feeds(inputs, labels)
+        feeds = self._named(inputs, labels)
         self._drive()
         manifest = self._manifest
-        names = [manifest.loss_name, *manifest.outputs, *manifest.extra_outputs]
+        names = [manifest.loss_name, *self._output_names()]
         names += [value for _, value in manifest.statistics]
         for name, value in feeds.items():
             self._binding.bind_input(name, "cpu", 0, value.dtype, value.shape, value.ctypes.data)
@@ -308,9 +287,9 @@ class StockTrainer:
 
         Parameters and errors are those of `step`.
         """
-        feeds = self._feeds(inputs, labels)
+        feeds = self._named(inputs, labels)
         manifest = self._manifest
-        names = [manifest.loss_name, *manifest.outputs, *manifest.extra_outputs]
+        names = [manifest.loss_name, *self._output_names()]
         for value in self._evaluation.get_inputs():
             if value.name not in feeds:
                 feeds[value.name] = self._parameters[value.name]
@@ -352,14 +331,11 @@ class StockTrainer:
         )
         onnx.save(model, path)
 
-    def _feeds(self, inputs: Any, labels: Any) -> dict[str, np.ndarray]:
-        arrays = arrange(self._manifest, inputs, labels)
-        if self._manifest.loss == "cross_entropy":
-            check_labels(arrays[-1], self._manifest.classes)
+    def _named(self, inputs: Any, labels: Any) -> dict[str, np.ndarray]:
         infos = (*self._manifest.inputs, self._manifest.labels)
         return {
             info.name: np.ascontiguousarray(array)
-            for info, array in zip(infos, arrays, strict=True)
+            for info, array in zip(infos, self._feeds(inputs, labels), strict=True)
         }
 
     def _drive(self) -> None:

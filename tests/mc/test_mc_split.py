@@ -87,7 +87,7 @@ def test_a_residual_crosses():
     assert parts.deterministic == ()
 
 
-@settings(SETTINGS, max_examples=20)
+@settings(SETTINGS, max_examples=15)
 @given(cases())
 def test_generated_models(case):
     """Subgraphs that capture values, functions, several outputs, names of all kinds."""

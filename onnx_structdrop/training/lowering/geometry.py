@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from onnx_structdrop.training.lowering.writer import Operation, Size
 
@@ -117,3 +121,23 @@ class Geometry:
         """Return the size of the map that a number of windows covers, without the padding."""
         reach = self.dilations[axis] * (self.kernel[axis] - 1) + 1
         return (windows - 1) * self.strides[axis] + reach - self.begin[axis] - self.end[axis]
+
+    def joins(self, axis: int, elements: range, windows: range) -> NDArray[np.bool_]:
+        """Return which tap of an axis joins which element to which window.
+
+        Parameters
+        ----------
+        axis
+            Spatial axis, from 0.
+        elements, windows
+            Places on it.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (elements, windows, taps).
+        """
+        taps = np.arange(self.kernel[axis]) * self.dilations[axis] - self.begin[axis]
+        under = np.asarray(windows)[:, None] * self.strides[axis] + taps
+        joined: NDArray[np.bool_] = np.asarray(elements)[:, None, None] == under
+        return joined

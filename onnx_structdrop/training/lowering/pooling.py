@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_structdrop.training.lowering.convolution import transposed
 from onnx_structdrop.training.lowering.geometry import Geometry
+from onnx_structdrop.training.lowering.maps import transposed
 
 if TYPE_CHECKING:
     from onnx_structdrop.training.lowering.writer import Operation, Rule, Writer

@@ -1,8 +1,8 @@
 """Gradient of a convolution's weights, in the form that is fastest for its shape.
 
 All forms sum, over samples and windows, the gradient of the result times the map under one tap of
-the kernel. They differ in what multiplies: one matrix product per tap, one per image, elementwise
-products where each channel stands alone, or a convolution whose kernel is the gradient.
+the kernel. They differ in what multiplies: one matrix product per tap, one per image, one per row
+of taps where each channel stands alone, or a convolution whose kernel is the gradient.
 See `benchmarks/stock_training.py` for whole networks.
 """
 
@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from typing import TYPE_CHECKING
+
+from onnx_structdrop.training.lowering.bands import band_gradient, has_bands
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +28,13 @@ _PANEL = 16
 _FEW = 64
 """Columns that are copied side by side sooner than multiplied one tap at a time."""
 
+_SMALL_MAP, _NARROW, _WIDE = 16, 64, 128
+"""Windows up to which copies of the map cost little, and up to and from how many channels other
+forms than one product per tap gain by that."""
+
+_LARGE_MAP = 256
+"""Windows from which products per image are as fast, and round less, as their sums are shorter."""
+
 
 @dataclasses.dataclass(frozen=True)
 class _Product:
@@ -36,6 +45,7 @@ class _Product:
     image: str
     grad: str
     sizes: Sequence[int]
+    spatial: Sequence[Size]
     windows: Sequence[Size]
 
     @property
@@ -121,28 +131,40 @@ def weight_gradient(
     form
         One of `FORMS`; the fastest for the shape by default.
     """
-    windows = writer.shape(operation, grad)[2:]
-    product = _Product(writer, geometry, image, grad, sizes, windows)
-    FORMS[form or choose_form(geometry, sizes, windows)](product, output)
+    spatial, windows = (writer.shape(operation, name)[2:] for name in (image, grad))
+    product = _Product(writer, geometry, image, grad, sizes, spatial, windows)
+    FORMS[form or choose_form(geometry, sizes, spatial, windows)](product, output)
 
 
-def choose_form(geometry: Geometry, sizes: Sequence[int], windows: Sequence[Size]) -> str:
+def choose_form(
+    geometry: Geometry, sizes: Sequence[int], spatial: Sequence[Size], windows: Sequence[Size]
+) -> str:
     """Return the form that is fastest for a shape."""
     outputs, inputs = sizes[0], sizes[1] * geometry.group
     volume = math.prod(geometry.kernel)
     if geometry.group > 1:
         alone = geometry.group == inputs == outputs and volume > 1
-        return "channels" if alone else "taps"
+        fixed = None not in (*spatial, *windows)
+        bands = alone and fixed and has_bands(geometry, _known(spatial), _known(windows))
+        return "bands" if bands else "taps"
+    positions = None if None in windows else math.prod(_known(windows))
     if volume == 1:
-        positions = None if None in windows else math.prod(size or 0 for size in windows)
         # Per image means a sum over images of products as large as the weights.
         heavy = positions is not None and outputs * inputs > positions * (outputs + inputs)
         return "taps" if heavy else "images"
-    if inputs * volume <= _FEW:
+    small = positions is not None and positions <= _SMALL_MAP
+    if inputs * volume <= _FEW or (small and min(inputs, outputs) >= _WIDE):
         return "columns"
+    if small and max(inputs, outputs) <= _NARROW:  # it has the fewest nodes
+        return "convolution"
     if 2 * inputs * _panels(volume) <= volume * _panels(inputs):
         return "convolution"
-    return "taps"
+    return "images" if positions is not None and positions >= _LARGE_MAP else "taps"
+
+
+def _known(sizes: Sequence[Size]) -> list[int]:
+    """Return sizes, all of which are known."""
+    return [size for size in sizes if size is not None]
 
 
 def _panels(columns: int) -> int:
@@ -187,31 +209,35 @@ def _by_columns(product: _Product, output: str) -> None:
     outputs, inputs = sizes[0], sizes[1]
     image = product.padded(product.swapped(product.image))
     rows = writer.reshape(product.swapped(product.grad), [outputs, -1])
-    pieces = product.taps(image)
-    columns = writer.reshape(writer.emit("Concat", *pieces, axis=0), [len(pieces) * inputs, -1])
-    joined = writer.emit("Gemm", rows, columns, transB=1)
-    split = writer.reshape(joined, [outputs, len(pieces), inputs])
-    writer.reshape(writer.transpose(split, [0, 2, 1]), sizes, output)
+    pieces = [writer.reshape(piece, [inputs, 1, -1]) for piece in product.taps(image)]
+    columns = writer.emit("Concat", *pieces, axis=1) if len(pieces) > 1 else pieces[0]
+    columns = writer.emit("Flatten", columns, axis=2)
+    writer.reshape(writer.emit("Gemm", rows, columns, transB=1), sizes, output)
 
 
 def _by_images(product: _Product, output: str) -> None:
-    """One product per image, summed: for one tap, where nothing has to be moved."""
+    """One product per tap and image, summed over images: where maps are large."""
     writer, sizes = product.writer, product.sizes
-    (image,) = product.taps(product.padded(product.image))
     rows = writer.reshape(product.grad, [0, product.outputs, -1])
-    columns = writer.reshape(image, [0, product.inputs, -1])
-    products = writer.emit("MatMul", rows, writer.transpose(columns, [0, 2, 1]))
-    writer.reshape(writer.total(products, [0], keep=False), sizes, output)
-
-
-def _by_channels(product: _Product, output: str) -> None:
-    """Elementwise products, summed: where each channel has weights of its own."""
-    writer, sizes, rank = product.writer, product.sizes, product.geometry.rank
     parts = []
     for piece in product.taps(product.padded(product.image)):
-        under = writer.emit("Mul", piece, product.grad)
-        parts.append(writer.total(under, [0, *range(2, rank + 2)], keep=False))
-    _joined(writer, parts, [sizes[0], 1], sizes, output)
+        columns = writer.reshape(piece, [0, product.inputs, -1])
+        products = writer.emit("MatMul", rows, writer.transpose(columns, [0, 2, 1]))
+        parts.append(writer.total(products, [0], keep=False))
+    _joined(writer, parts, [sizes[0], sizes[1]], sizes, output)
+
+
+def _by_bands(product: _Product, output: str) -> None:
+    """Products of whole rows, see `band_gradient`: where each channel has weights of its own."""
+    band_gradient(
+        product.writer,
+        product.geometry,
+        image=product.swapped(product.image),
+        grad=product.swapped(product.grad),
+        spatial=_known(product.spatial),
+        windows=_known(product.windows),
+        output=output,
+    )
 
 
 def _by_convolution(product: _Product, output: str) -> None:
@@ -236,9 +262,8 @@ FORMS = {
     "taps": _by_taps,
     "columns": _by_columns,
     "images": _by_images,
-    "channels": _by_channels,
+    "bands": _by_bands,
     "convolution": _by_convolution,
 }
-"""Ways to write it. "images" needs a kernel of one element and one group, "channels" as many
-groups as channels, "columns"
-and "convolution" one group."""
+"""Ways to write it. "images", "columns" and "convolution" need one group, "bands" fixed sizes and
+as many groups as channels, see `has_bands`."""

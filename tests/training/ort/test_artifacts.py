@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
 import onnx
 import pytest
 from small_models import RISING, artifacts_of, batches, network, with_dropout
 
 import onnx_structdrop as sd
-from onnx_structdrop import ArgumentError, ArgumentTypeError, ModelError, OutputError
+from onnx_structdrop import (
+    ArgumentError,
+    ArgumentTypeError,
+    ModelError,
+    OutputError,
+    UnsupportedModelError,
+)
 from onnx_structdrop.schema import DOMAIN
 from onnx_structdrop.training import (
     Artifacts,
@@ -18,6 +26,7 @@ from onnx_structdrop.training import (
     prepare,
 )
 
+MODELS = pathlib.Path(__file__).parents[3] / "models" / "train"
 FILES = {
     "training_model.onnx",
     "eval_model.onnx",
@@ -113,6 +122,42 @@ def test_model_path_and_prepared_model(tmp_path):
     assert len(losses) == 1
     with pytest.raises(ArgumentError, match="go to prepare"):
         artifacts_of(tmp_path / "fourth", prepare(model), frozen=["w1"])
+    with pytest.raises(ArgumentError, match="sizes go to prepare"):
+        artifacts_of(tmp_path / "fourth", prepare(model), sizes={"N": 4})
+
+
+def test_free_axes_get_sizes(tmp_path):
+    model = network()
+    for axis, name in ((2, "height"), (3, "width")):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    artifacts = artifacts_of(tmp_path / "given", model, sizes={"height": 12, "width": 12})
+    assert artifacts.manifest.inputs[0].shape == ("N", 1, 12, 12)
+    prepared = artifacts_of(
+        tmp_path / "prepared", prepare(model, sizes={"height": 12, "width": 12})
+    )
+    assert prepared.manifest == artifacts.manifest
+    TrainingSession(artifacts).step(*next(batches(1)))
+    with pytest.raises(ArgumentError, match="no input has a dimension 'depth'; there are N, heig"):
+        artifacts_of(tmp_path / "wrong", model, sizes={"depth": 3})
+    assert not (tmp_path / "wrong").exists()
+
+
+@pytest.mark.parametrize("exporter", ["dynamo", "torchscript"])
+def test_exports_that_were_training_train_once_they_are_clean(tmp_path, exporter):
+    """Their own dropout would stay in evaluation, and is refused by the node's name."""
+    model = sd.load(MODELS / f"resnet_{exporter}_train.onnx")
+    with pytest.raises(UnsupportedModelError, match=r"node '.*' \(RandomUniformLike\) cannot tr"):
+        artifacts_of(tmp_path / "random", model)
+    clean, report = sd.clean(model)
+    assert report.changed
+    assert not report.residual
+    session = TrainingSession(
+        artifacts_of(tmp_path / "clean", with_dropout(clean), batch_norm="train"),
+        learning_rate=0.01,
+    )
+    images = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
+    losses = [session.step(images, np.arange(2)) for _ in range(10)]
+    assert losses[-1] < losses[0]
 
 
 def test_frozen_parameters_stay(tmp_path):

@@ -6,11 +6,12 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from one_operator import close, lowered_result
 
-from onnx_structdrop.training.lowering import weights
+from onnx_structdrop.training.lowering import bands, maps, weights
+from onnx_structdrop.training.lowering.geometry import Geometry
 
 
 @st.composite
@@ -106,25 +107,72 @@ def test_every_shape(case):
         close(actual, wanted)
 
 
+def geometry_of(case):
+    rank = len(case["strides"])
+    return Geometry(
+        kernel=case["weights"][2:],
+        strides=case["strides"],
+        dilations=case["dilations"],
+        begin=case["pads"][:rank],
+        end=case["pads"][rank:],
+        group=case["group"],
+    )
+
+
+def one_group(case):
+    case["group"] = 1
+    case["weights"] = (case["weights"][0], case["image"][1], *case["weights"][2:])
+
+
 @pytest.mark.parametrize("form", weights.FORMS)
 @given(data=st.data())
 @settings(max_examples=25)
 def test_every_form_of_the_weight_gradient(form, data):
-    case = data.draw(convolutions(alone=form == "channels"))
+    case = data.draw(convolutions(alone=form == "bands"))
     if form in ("columns", "images", "convolution"):
-        case["group"] = 1
-        case["weights"] = (case["weights"][0], case["image"][1], *case["weights"][2:])
-    if form == "images":
-        case["weights"] = (*case["weights"][:2], *[1] * len(case["strides"]))
+        one_group(case)
     given_ = arrays(case)
     with pytest.MonkeyPatch.context() as patch:
+        if form == "bands":  # one axis or two in a product, one tile or several
+            patch.setattr(bands, "_PAIRS", data.draw(st.sampled_from([0, bands._PAIRS])))
+            patch.setattr(bands, "_TILE", data.draw(st.sampled_from([1, 2, bands._TILE])))
+            sizes = case["image"][2:], windows(case)
+            assume(bands.has_bands(geometry_of(case), *sizes))
         patch.setattr(weights, "choose_form", lambda *_: form)
         (found,) = lowered_result("ConvGrad", given_, ["", "dW"], **attributes(case))
     close(found, expected(case, *given_.values())[1])
 
 
+@pytest.mark.parametrize("form", maps.FORMS)
+@given(data=st.data())
+@settings(max_examples=25)
+def test_every_form_of_the_map_gradient(form, data):
+    case = data.draw(convolutions())
+    if form == "columns":
+        one_group(case)
+    if form == "convolution":
+        case["strides"] = (1,) * len(case["strides"])
+        reach = np.multiply(case["dilations"], np.subtract(case["weights"][2:], 1)).tolist()
+        case["pads"] = tuple(map(min, case["pads"], reach * 2))
+        assume(min(windows(case)) > 0)
+    given_ = arrays(case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "choose_form", lambda *_: form)
+        (found,) = lowered_result("ConvGrad", given_, ["dX"], **attributes(case))
+    close(found, expected(case, *given_.values())[0])
+
+
 @pytest.mark.parametrize(
-    "size", [(64, 64, 3, 4), (128, 128, 3, 5), (130, 128, 1, 4), (3, 16, 7, 12), (6, 6, 3, 9)]
+    "size",
+    [
+        (64, 64, 3, 4),
+        (64, 64, 3, 9),
+        (128, 128, 3, 4),
+        (130, 128, 1, 2),
+        (130, 128, 1, 4),
+        (3, 16, 7, 12),
+        (6, 6, 3, 9),
+    ],
 )
 @pytest.mark.parametrize("stride", [1, 2])
 def test_sizes_that_choose_other_forms(size, stride):

@@ -1,0 +1,86 @@
+"""What a step is given: arranged as the model takes it, or refused with the reason."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from manifests import MANIFEST
+
+from onnx_structdrop import ArgumentError, ArgumentTypeError
+from onnx_structdrop.training.feeds import arrange, arrange_inputs, check_labels
+from onnx_structdrop.training.manifest import TensorInfo
+
+LEFT = np.zeros((4, 3, 8), np.float32)
+RIGHT = np.zeros((4, 2), np.float32)
+LABELS = np.zeros(4, np.int64)
+TWO = dataclasses.replace(
+    MANIFEST,
+    inputs=(
+        TensorInfo("left", "float32", ("N", 3, None)),
+        TensorInfo("right", "float32", ("N", "width")),
+    ),
+    labels=TensorInfo("labels", "int64", ("N",)),
+)
+ONE = dataclasses.replace(TWO, inputs=TWO.inputs[:1])
+
+
+@pytest.mark.parametrize(
+    "inputs", [[LEFT, RIGHT], (LEFT, RIGHT), {"right": RIGHT, "left": LEFT}], ids=type
+)
+def test_every_way_to_give_inputs(inputs):
+    left, right, labels = arrange(TWO, inputs, LABELS)
+    assert left is LEFT
+    assert right is RIGHT
+    assert labels is LABELS
+    assert [id(each) for each in arrange_inputs(TWO, inputs)] == [id(LEFT), id(RIGHT)]
+
+
+def test_one_input_needs_no_list():
+    for inputs in (LEFT, [LEFT], {"left": LEFT}):
+        assert arrange(ONE, inputs, LABELS)[0] is LEFT
+    assert arrange(ONE, LEFT, [0, 1, 2, 3])[1].tolist() == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (LEFT, "one array is given; the model takes 2 inputs, as a list or by name: 'left', 'rig"),
+        ([LEFT], "1 inputs are given; the model takes 2"),
+        ({"left": LEFT}, "inputs are named 'left'; the model takes 'left', 'right'"),
+        ([LEFT, RIGHT[0]], r"'right' has shape \(2,\); the model takes 2 axes"),
+        ([LEFT[:, :2], RIGHT], r"'left' has shape \(4, 2, 8\)"),
+        ([LEFT, RIGHT[:3]], r"'N' is 4 in 'left'; the sizes must agree"),
+    ],
+)
+def test_wrong_inputs(inputs, message):
+    with pytest.raises(ArgumentError, match=message):
+        arrange(TWO, inputs, LABELS)
+
+
+def test_the_batch_of_the_labels_agrees():
+    with pytest.raises(ArgumentError, match="'labels' has shape"):
+        arrange(ONE, LEFT, LABELS[:2])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.uint8])
+def test_nothing_is_converted(dtype):
+    with pytest.raises(ArgumentTypeError, match=f"is {np.dtype(dtype).name}; the model takes"):
+        arrange(ONE, LEFT.astype(dtype), LABELS)
+
+
+def test_an_input_of_unknown_rank_takes_any_shape():
+    free = dataclasses.replace(ONE, inputs=(TensorInfo("left", "float32", None),))
+    for shape in ((), (4,), (1, 2, 3, 4)):
+        array = np.zeros(shape, np.float32)
+        assert arrange_inputs(free, array) == [array]
+
+
+@pytest.mark.parametrize("labels", [[-1, 0], [0, 3]])
+def test_labels_are_classes(labels):
+    with pytest.raises(ArgumentError, match="the model has classes 0 to 2"):
+        check_labels(np.array(labels), 3)
+    check_labels(np.array(labels), "classes")  # as many as there are at run time
+    check_labels(np.array([0, 2]), 3)
+    check_labels(np.array([], np.int64), 3)
