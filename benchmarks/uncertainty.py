@@ -404,7 +404,7 @@ def main() -> int:
     head = (
         f"{len(results['softmax'])} seeds, {TRAIN} images to train on, {VALIDATION} to choose by, "
         f"{content['settings']['samples']} samples; mean ± standard error of the mean; "
-        "differences to softmax are paired."
+        "differences to softmax, of ECE or AUROC, are paired."
     )
     tables = tables_of(results)
     console = Console(width=None if sys.stdout.isatty() else 140)
