@@ -1,6 +1,6 @@
 """``structdrop``: the entry point, and what becomes of errors.
 
-Exit codes: 0 done, 1 an error, 2 wrong usage, 3 a check failed and nothing was written.
+Exit codes: 0 done, 1 an error, 2 wrong usage, 3 a check failed, and no rewritten model was written.
 """
 
 from __future__ import annotations

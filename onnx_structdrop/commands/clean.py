@@ -112,8 +112,9 @@ def _show(
 
 
 def _without_names(text: str) -> str:
-    """Return a sentence of a report with "..." for the names of nodes and values in it."""
-    text = re.sub(r"^random numbers of .*?: ", "random numbers of ...: ", text)
+    """Return a sentence of a report without the names of nodes and values in it."""
+    text = re.sub(r"^random numbers of .*?: ", "", text)
+    text = re.sub(r"^replaced by '[^']*'$", "replaced by the data", text)
     return re.sub(r"'[^']*'", "...", text)
 
 

@@ -80,10 +80,10 @@ def _print(options: argparse.Namespace, costs: dict[str, Cost]) -> None:
         "sites": "right",
         "once, ms": "right",
         "a sample, ms": "right",
-        "loop / this": "right",
-        "by MACs": "right",
-        "this / one run": "right",
-        "by MACs ": "right",
+        "speed-up": "right",
+        "predicted": "right",
+        "cost, runs": "right",
+        "predicted ": "right",
     }
     rows = [
         [
@@ -101,9 +101,10 @@ def _print(options: argparse.Namespace, costs: dict[str, Cost]) -> None:
     print_table(columns, rows, title=options.model)
     batch = next(iter(costs.values())).batch
     print_line(
-        f"{options.samples} samples of {batch} {'images' if batch > 1 else 'image'}; loop: the "
-        "whole model for every sample, one run: without dropout"
+        f"{options.samples} samples of {batch} {'images' if batch > 1 else 'image'}; speed-up: "
+        "over running the whole model for every sample"
     )
+    print_line("cost: in runs without dropout; predicted: by multiply-adds alone")
 
 
 def _text(number: float | None, unit: float = 1.0) -> str | None:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _FATES = {
-    "deleted": "onnxruntime removes this node at its default level, so it never drops there "
-    "(?: it depends)",
+    "deleted": "onnxruntime removes this node at its default level, so it never drops there",
+    "deleted?": "as deleted, or not: that depends on what only a run knows",
     "frozen": "it reads constants only, so onnxslim and others make it a constant",
     "merged": "a node reads the same, so onnxsim, onnxoptimizer and onnxslim make them one",
 }
@@ -113,20 +113,20 @@ def _print_foreign(title: str | None, nodes: Sequence[StochasticNode]) -> None:
         above = ", ".join(filter(None, (title, scope and f"in {scope}")))
         print_table(
             {
-                "foreign node": "left",
+                "foreign node": "name",
                 "operator": "left",
                 "active": "left",
-                "fed by": "left",
-                "reaches": "left",
+                "fed by": "name",
+                "reaches": "name",
                 "other tools": "left",
             },
             (
                 (
-                    some([node.name or node.output], 18),
+                    node.name or node.output,
                     some([node.op_type], 18),
                     " ".join(filter(None, (_active(node), _rate(node)))),
-                    None if node.data is None else some([node.data], 14),
-                    some(node.reaches, 12),
+                    node.data,
+                    some(node.reaches),
                     _fate(node),
                 )
                 for node in inside
@@ -134,7 +134,7 @@ def _print_foreign(title: str | None, nodes: Sequence[StochasticNode]) -> None:
             title=above or None,
         )
     for word, meaning in _FATES.items():
-        if any(word in (_fate(node) or "") for node in nodes):
+        if any(word in (_fate(node) or "").split() for node in nodes):
             print_line(f"{word}: {meaning}")
 
 

@@ -14,7 +14,7 @@ from onnx_structdrop.commands.usage import UsageError
 __all__ = ["build_parser"]
 
 _EPILOG = """\
-exit codes: 0 done, 1 an error, 2 wrong usage, 3 a check failed and nothing was written.
+exit codes: 0 done, 1 an error, 2 wrong usage, 3 a check failed, and no rewritten model was written.
 Results go to stdout, messages to stderr."""
 
 _VERIFY_EPILOG = """\

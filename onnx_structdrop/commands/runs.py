@@ -146,7 +146,7 @@ def train(parser: argparse.ArgumentParser) -> None:
         "--schedule",
         choices=("linear", "cosine", "constant"),
         default="linear",
-        help="course of the ratios from 0 to the rate over the run (default: linear)",
+        help="course of the ratios over the run: from 0 to the rate, or constant (default: linear)",
     )
     group.add_argument(
         "--batch-norm",

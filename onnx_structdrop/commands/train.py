@@ -69,6 +69,7 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.output)
     started = time.perf_counter()
     source = Path(options.source) if options.source is not None else None
+    made: list[Path] = []
     if source is None:
         plain = load(options.model or model_path(_MODEL))
         shape = _image_shape(plain, str(options.model or _MODEL))
@@ -87,6 +88,7 @@ def run(options: argparse.Namespace) -> int:
             overwrite=True,
         )
         session = open_session(artifacts, learning_rate=options.learning_rate)
+        made.append(source)
     else:
         title = f"artifacts of {source}"
         session = open_session(source, learning_rate=options.learning_rate)
@@ -103,6 +105,7 @@ def run(options: argparse.Namespace) -> int:
         history = fit(session, order, sets=sets, every=max(1, options.steps // _ROWS), told=told)
     seconds = time.perf_counter() - started
     checks, written = _finished(session, history, sets, folder, title)
+    written = [*made, *written]
     if options.json:
         print_json(
             {

@@ -83,8 +83,9 @@ def _one_of(words: Sequence[str], text: str) -> str:
 def unknown(words: Sequence[str], text: str) -> str:
     """Return what to say of a text that is none of the words, with the one it is close to."""
     lower = {word.lower(): word for word in words}
-    close = difflib.get_close_matches(text.lower(), lower, n=1)
-    hint = f"; did you mean {lower[close[0]]}?" if close else ""
+    close = [word for word in lower if text and word.startswith(text.lower())]
+    close = close or difflib.get_close_matches(text.lower(), lower, n=1)
+    hint = f"; did you mean {' or '.join(lower[word] for word in close)}?" if close else ""
     return f"{text!r} is none of {', '.join(words)}{hint}"
 
 

@@ -304,7 +304,7 @@ def _sklearn() -> Any:
     except ImportError as error:
         raise DependencyError(
             f"this metric is scikit-learn's, which is not installed ({error}): "
-            "pip install onnx-structdrop[metrics]"
+            "pip install scikit-learn"
         ) from error
 
 

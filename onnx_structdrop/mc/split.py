@@ -304,7 +304,7 @@ def _nothing_random(idle: list[ir.Node]) -> str:
             f"nothing in the model is random: its {own} structured dropout nodes are in inference "
             "mode; switch them on with set_training_mode(model, True) or structdrop mode --train"
         )
-    how = "insert structured dropout with onnx_structdrop.insert or structdrop insert --spec"
+    how = "insert structured dropout with onnx_structdrop.insert or with --spec"
     standard = sum(node.op_type == "Dropout" for node in idle)
     if standard:
         return (

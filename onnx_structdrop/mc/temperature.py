@@ -111,6 +111,5 @@ def _scipy() -> Any:
         return importlib.import_module("scipy.optimize")
     except ImportError as error:
         raise DependencyError(
-            f"temperatures are fitted by SciPy, which is not installed ({error}): "
-            "pip install onnx-structdrop[metrics]"
+            f"temperatures are fitted by SciPy, which is not installed ({error}): pip install scipy"
         ) from error

@@ -144,7 +144,11 @@ def plot_uncertainty_histogram(
     axes.set_xlabel(f"{measure} (dashed: median)", color=INK, fontsize=9)
     axes.set_ylabel("share of the group, %", color=INK, fontsize=9)
     axes.set_xlim(edges[0], edges[-1])
-    axes.legend(loc="upper right", fontsize=8, frameon=False, labelcolor=INK)
+    # Medians must not cross out what the legend says.
+    axes.legend(
+        loc="upper right", fontsize=8, labelcolor=INK,
+        facecolor="white", edgecolor="none", framealpha=0.9,
+    )  # fmt: skip
     _plain(axes)
     headline(figure, title)
     figure.subplots_adjust(left=0.1, right=0.97, top=0.9 if title else 0.96, bottom=0.15)

@@ -391,7 +391,9 @@ UNSUPPORTED = {
 }
 
 
-@pytest.mark.parametrize(("build", "message"), UNSUPPORTED.items(), ids=lambda x: str(x)[:40])
+@pytest.mark.parametrize(
+    ("build", "message"), UNSUPPORTED.items(), ids=lambda x: x if isinstance(x, str) else x.__name__
+)
 def test_unsupported(build, message):
     with pytest.raises(UnsupportedModelError, match=message):
         as_ir(build())

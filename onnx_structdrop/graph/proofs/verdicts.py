@@ -122,6 +122,9 @@ def _of_event(join: Affine, value: ir.Value, factor: Noise, offset: Noise, name:
         raise NotProvenError(complaint or "no constant of the mask leaves the data as they are")
     best = min(candidates, key=lambda found: order.index(found[0]))
     strength, suffix, evidence, flipped = best
+    counted = not local and factor.normalised
+    if counted and strength == "unscaled":
+        evidence = "values are kept and divided by the share that the mask keeps, or dropped"
     sense = first.swapped().sense if flipped else first.sense
     chance = first.chance if local else None
     if chance is not None and flipped:
@@ -137,7 +140,7 @@ def _of_event(join: Affine, value: ir.Value, factor: Noise, offset: Noise, name:
         sources=join.sources,
         chance=chance,
         carried=join.carried,
-        counted=not local and factor.normalised,
+        counted=counted,
         joins=join.joins,
     )
 
