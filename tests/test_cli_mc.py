@@ -9,7 +9,9 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from samples import MODELS
 from test_cli import call, document, refused
@@ -178,3 +180,92 @@ def test_labels_that_do_not_exclude_each_other(capsys, dropping, images, tmp_pat
         "--class-axis", said,
     )  # fmt: skip
     assert found["outputs"]["output"]["kind"]["events"] is events
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Return a folder with a small segmenting model, its input, labels and pictures."""
+    folder = tmp_path_factory.mktemp("small")
+    rng = np.random.default_rng(0)
+    tensors = {
+        "ratio": np.float32(0.4), "on": np.array(True),
+        "w": rng.standard_normal((4, 3, 1, 1)).astype(np.float32),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("Dropout", ["x", "ratio", "on"], ["d"], name="drop"),
+        helper.make_node("Conv", ["d", "w"], ["maps"]),
+        helper.make_node("GlobalAveragePool", ["maps"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["scores"]),
+    ]
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
+        for name, dims in (("x", ["N", 3, 8, 8]), ("maps", ["N", 4, 8, 8]), ("scores", ["N", 4]))
+    ]
+    graph = helper.make_graph(
+        nodes, "graph", values[:1], values[1:],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in tensors.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "m.onnx")
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "m.npz")
+    x = rng.standard_normal((5, 3, 8, 8)).astype(np.float32)
+    np.savez(folder / "x.npz", x=x)
+    x[2] = 3e38
+    np.save(folder / "overflow.npy", x)
+    np.save(folder / "labels.npy", np.arange(5) % 4)
+    np.save(folder / "fractions.npy", np.zeros(5))
+    (folder / "cut.npz").write_bytes((folder / "x.npz").read_bytes()[:60])
+    (folder / "pictures").mkdir()
+    for name in ("a.png", "$\\frac$.png", "line\nbreak.png"):
+        pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "pictures" / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "targets", "words"),
+    [
+        ("m.onnx", "x.npz", ("-o", "x.npz"), "is an input itself"),
+        ("m.npz", "x.npz", ("-o", "m.npz"), "is an input itself"),
+        ("m.onnx", "x.npz", ("-o", "link.npz"), "is an input itself"),
+        ("m.onnx", "pictures", ("-o", "o.npz", "--plot", "pictures/a.png"), "one of the pictures"),
+    ],
+)
+def test_inputs_are_not_written_over(capsys, small, monkeypatch, model, given, targets, words):
+    monkeypatch.chdir(small)
+    if not (small / "link.npz").exists():
+        (small / "link.npz").symlink_to(small / "x.npz")
+    assert words in refused(capsys, small, 2, "mc", model, given, *targets, "-T", 2)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"), [("cut.npz", "cannot read"), ("fractions.npy", "labels are whole numbers")]
+)
+def test_labels_that_are_none(capsys, small, monkeypatch, labels, words):
+    monkeypatch.setattr("onnx_structdrop.commands.mc._sampled", None)  # before any sampling
+    target = small / "o.npz"
+    arguments = (small / "m.onnx", small / "x.npz", "-o", target, "--labels", small / labels)
+    assert words in refused(capsys, small, 1, "mc", *arguments)
+
+
+@pytest.mark.parametrize("kind", ["histogram", "reliability", "risk-coverage"])
+def test_images_that_overflow_are_not_scored(capsys, small, tmp_path, kind):
+    out, err = call(
+        capsys, "mc", small / "m.onnx", small / "overflow.npy", "-o", tmp_path / "o.npz", "-T", 3,
+        "--labels", small / "labels.npy", "--output-name", "scores", "--plot", tmp_path / "o.png",
+        "--plot-kind", kind,
+    )  # fmt: skip
+    assert "scores: scored on 4 images, whose samples are finite" in err
+    assert "accuracy" in out
+    assert {path.name for path in tmp_path.iterdir()} == {"o.npz", "o.png"}
+
+
+def test_names_are_drawn_as_they_are(capsys, small, tmp_path):
+    target = tmp_path / "o.svg"
+    call(
+        capsys, "mc", small / "m.onnx", small / "pictures", "-o", tmp_path / "o.npz", "-T", 2,
+        "--output-name", "maps", "--plot", target,
+    )  # fmt: skip
+    text = target.read_text()
+    assert "$\\frac$.png" in text
+    assert "line\\nbreak.png" in text

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-__all__ = ["check_output", "model_size", "output_path", "write"]
+__all__ = ["check_output", "model_size", "output_path", "same_file", "write"]
 
 
 def output_path(options: argparse.Namespace) -> str:
@@ -36,7 +36,7 @@ def output_path(options: argparse.Namespace) -> str:
         return str(options.model)
     if output == "-":
         raise UsageError("-o -: standard output is not supported; name a file")
-    same = _same_file(output, options.model)
+    same = same_file(output, options.model)
     if same and not options.in_place:
         raise UsageError(f"{output!r} is the input itself; --in-place writes over it")
     if options.in_place and not same:
@@ -44,7 +44,7 @@ def output_path(options: argparse.Namespace) -> str:
     return output
 
 
-def _same_file(first: str, second: str) -> bool:
+def same_file(first: str, second: str) -> bool:
     """Tell whether two paths lead to one file, whatever links and dots are in them."""
     try:
         return Path(first).samefile(second)
@@ -61,7 +61,7 @@ def check_output(path: str, model: ir.Model) -> None:
         If `path` is one of its data files.
     """
     for file in data_files(model):
-        if _same_file(path, file):
+        if same_file(path, file):
             raise OutputError(f"cannot write {path!r}: it holds weights of the input")
 
 

@@ -6,14 +6,15 @@ import math
 import os
 import sys
 import time
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_structdrop.commands.files import check_output
-from onnx_structdrop.commands.mc_picture import fitting, picture
+from onnx_structdrop.commands.files import check_output, same_file
+from onnx_structdrop.commands.mc_picture import finite_images, fitting, picture
 from onnx_structdrop.commands.selection import has_filters, select
 from onnx_structdrop.commands.specification import specification
 from onnx_structdrop.commands.usage import UsageError
@@ -23,7 +24,7 @@ from onnx_structdrop.graph.insert import insert
 from onnx_structdrop.graph.io import load
 from onnx_structdrop.graph.sites import find_sites
 from onnx_structdrop.mc import Result, Sampler, metrics
-from onnx_structdrop.mc.images import Images, Preparation, open_images
+from onnx_structdrop.mc.images import PICTURES, Images, Preparation, open_images
 from onnx_structdrop.plot import check_figure_path, save_figure
 
 if TYPE_CHECKING:
@@ -56,7 +57,8 @@ def run(options: argparse.Namespace) -> int:
     """Sample, write the statistics and show the images that are least certain."""
     _check_options(options)
     model, where = _model(options, load(options.model))
-    check_output(options.output, model)
+    for target in filter(None, (options.output, options.plot)):
+        check_output(target, model)
     sampler = Sampler(
         model,
         options.samples,
@@ -116,6 +118,14 @@ def _check_options(options: argparse.Namespace) -> None:
         folder = Path(target).absolute().parent
         if not folder.is_dir() or not os.access(folder, os.W_OK):  # before hours of sampling
             raise OutputError(f"cannot write {target!r}: there is no folder that can be written")
+        for source in filter(None, (options.model, options.input, options.labels)):
+            if same_file(target, source):
+                raise UsageError(f"{target!r} is an input itself; name another file")
+        if Path(target).suffix.lower() in PICTURES and same_file(str(folder), options.input):
+            raise UsageError(
+                f"{target!r} would be one of the pictures in {options.input!r}; name a file in "
+                "another folder"
+            )
     if options.seed is not None and options.seed < 0:
         raise UsageError(f"--seed is {options.seed}; allowed is 0 or more")
     if options.spec is None and (options.rate is not None or has_filters(options)):
@@ -159,13 +169,19 @@ def _labels(path: str | None, count: int) -> np.ndarray | None:
     if path is None:
         return None
     try:
-        labels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        with Path(path).open("rb") as file:  # numpy leaves a broken archive open
+            labels = np.load(file, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ArgumentError(f"cannot read the labels {path!r} as .npy: {error}") from error
-    if not isinstance(labels, np.ndarray) or labels.ndim == 0 or len(labels) != count:
-        found = f"shape {labels.shape}" if isinstance(labels, np.ndarray) else "several arrays"
-        raise ArgumentError(f"{path!r} holds {found}; {count} images need as many labels")
-    return labels
+    if not isinstance(labels, np.ndarray):
+        raise ArgumentError(f"{path!r} holds several arrays; save the labels alone, as .npy")
+    if labels.ndim == 0 or len(labels) != count:
+        raise ArgumentError(
+            f"{path!r} holds shape {labels.shape}; {count} images need as many labels"
+        )
+    if labels.dtype.kind not in "iub":  # before hours of sampling
+        raise ArgumentError(f"{path!r} holds {labels.dtype.name}; labels are whole numbers from 0")
+    return np.asarray(labels)
 
 
 def _sampled(sampler: Sampler, images: Images) -> Result:
@@ -214,7 +230,11 @@ def _scores(result: Result, labels: np.ndarray | None) -> dict[str, dict[str, fl
                 f"output {name!r} was taken for {one.kind}, which labels do not fit; leave "
                 "--labels out, or say what it is by --task and --values"
             )
-        scores[name] = metrics.evaluate(one.mean, labels, class_axis=1 if axis is None else axis)
+        kept, known = finite_images(one, labels)
+        if len(kept) < len(labels):
+            message(f"{name}: scored on {len(kept)} images, whose samples are finite")
+        if len(kept):
+            scores[name] = metrics.evaluate(kept, known, class_axis=1 if axis is None else axis)
     return scores
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from onnx_structdrop.mc import Statistics
 
-__all__ = ["fitting", "picture"]
+__all__ = ["finite_images", "fitting", "picture"]
 
 _MAPS = 4
 """Images whose maps are drawn: those that are least certain."""
@@ -33,6 +33,12 @@ def fitting(one: Statistics, labels: np.ndarray | None) -> str:
     if one.kind.task == "dense":
         return "map"
     return "histogram" if labels is None else "reliability"
+
+
+def finite_images(one: Statistics, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means and labels of the images whose samples are all finite."""
+    finite = one.nonfinite == 0
+    return one.mean[finite], labels[finite]
 
 
 def picture(
@@ -66,20 +72,33 @@ def picture(
     ArgumentError
         The picture needs labels, classes or a map that are not there.
     """
+    title = _plain(title)
     measure, values = _uncertainty(one)
+    if labels is not None and kind != "map" and one.nonfinite.all():
+        raise ArgumentError(f"every image has samples that are not finite: no picture of {kind}")
     if kind == "map":
         return _map(one, values, measure, images, names, title)
     if kind == "histogram":
-        groups = {"images": values} if labels is None else _split(values, _wrong(one, labels))
+        groups = {"images": values} if labels is None else _split(values, _wrong(one, labels), one)
         return plot_uncertainty_histogram(groups, measure, title)
     if labels is None:
         raise ArgumentError(f"a picture of {kind} needs --labels")
     if kind == "risk-coverage":
-        curve = metrics.risk_coverage(values, _wrong(one, labels))
+        finite, wrong = one.nonfinite == 0, _wrong(one, labels)
+        curve = metrics.risk_coverage(values[finite], wrong[finite])
         return plot_risk_coverage({f"by {measure}": curve}, title)
     axis = one.kind.class_axis
-    found = metrics.calibration(one.mean, labels, class_axis=1 if axis is None else axis)
+    mean, known = finite_images(one, labels)
+    found = metrics.calibration(mean, known, class_axis=1 if axis is None else axis)
     return plot_reliability(found, title)
+
+
+def _plain(text: str) -> str:
+    """Return a name as Matplotlib shows it literally: no formulas, nothing that has no glyph."""
+    shown = "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )
+    return shown.replace("$", r"\$")
 
 
 def _uncertainty(one: Statistics) -> tuple[str, np.ndarray]:
@@ -107,7 +126,7 @@ def _map(
         images(places),
         values[places],
         classes=None if one.top_class is None else one.top_class[places],
-        titles=[names[at] if names else f"image {at}" for at in places],
+        titles=[_plain(names[at]) if names else f"image {at}" for at in places],
         measure=measure,
         title=title,
     )
@@ -120,6 +139,8 @@ def _wrong(one: Statistics, labels: np.ndarray) -> np.ndarray:
     return np.asarray(one.top_class != labels)
 
 
-def _split(values: np.ndarray, wrong: np.ndarray) -> dict[str, np.ndarray]:
+def _split(values: np.ndarray, wrong: np.ndarray, one: Statistics) -> dict[str, np.ndarray]:
+    finite = one.nonfinite == 0
+    values, wrong = values[finite], wrong[finite]
     groups = {"correct": values[~wrong], "wrong": values[wrong]}
     return {name: part for name, part in groups.items() if part.size}

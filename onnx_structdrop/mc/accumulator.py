@@ -46,6 +46,8 @@ class Accumulator:
         Levels from 0 to 1. They need all samples in memory.
     keep_samples
         Whether `Statistics.samples` is wanted.
+    number
+        Of the first image in a stream, for messages.
 
     Raises
     ------
@@ -61,7 +63,9 @@ class Accumulator:
         *,
         quantiles: Sequence[float] = (),
         keep_samples: bool = False,
+        number: int = 0,
     ) -> None:
+        self._number = number
         self._kind = kind
         self._images = _count(images, "images")
         self._samples = _count(samples, "samples")
@@ -154,7 +158,7 @@ class Accumulator:
                 levels = np.array(self._levels)
                 fields |= {
                     "levels": self._levels,
-                    "quantiles": np.quantile(whole.astype(np.float64), levels, axis=0),
+                    "quantiles": _quantiles(whole, levels),
                 }
             if self._keep:
                 fields["samples"] = whole
@@ -187,6 +191,12 @@ class Accumulator:
         return int(images)
 
     def _allocate(self, block: np.ndarray) -> None:
+        axis = self._kind.class_axis
+        if axis is not None and not block.shape[1 + axis : 2 + axis] > (0,):
+            raise ArgumentError(
+                f"output {self._kind.name!r}: rows of shape {block.shape[2:]} have no classes on "
+                f"axis {axis}, counted with the batch"
+            )
         self._dims = block.shape[2:]
         self._rows = Rows.of(self._kind, self._dims)
         self._tolerance = sum_tolerance(block.dtype)
@@ -196,7 +206,14 @@ class Accumulator:
         self._kept: np.ndarray | None = None
         if self._keep or self._levels:
             element = np.float64 if block.dtype == np.float64 else np.float32
-            self._kept = np.zeros((self._samples, *shape), element)
+            try:
+                self._kept = np.zeros((self._samples, *shape), element)
+            except (MemoryError, ValueError) as error:
+                raise ArgumentError(
+                    f"output {self._kind.name!r}: no memory for {self._samples} samples of "
+                    f"{self._images} images, which quantiles and keep_samples need; give fewer "
+                    "images at a time"
+                ) from error
         if self._kind.values is not None:
             self._entropy = np.zeros((self._images, *self._rows.places))
             classes = 2 if self._kind.events else self._rows.shape[1]
@@ -222,14 +239,21 @@ class Accumulator:
             for one in entropy:
                 total += one
             self._vote(wide, self._votes[place])
+        summed = values
+        if broken.any():
+            # An infinity would be in the mean or not, by what comes behind it.
+            lost = ~np.isfinite(values) if self._kind.values is None else np.isnan(entropy)
+            if self._kind.values is not None:
+                lost = lost[..., None, :]
+            summed = np.where(lost, np.nan, values)
         mean, squares = self._mean[place], self._squares[place]
         with np.errstate(invalid="ignore", over="ignore"):
-            for number, one in enumerate(values, before + 1):
+            for number, (one, kept) in enumerate(zip(summed, values, strict=True), before + 1):
                 off = one - mean
                 mean += off / number
                 squares += off * (one - mean)
                 if self._kept is not None:
-                    self._kept[(number - 1, *place)] = one
+                    self._kept[(number - 1, *place)] = kept
         return broken
 
     def _vote(self, wide: np.ndarray, votes: np.ndarray) -> None:
@@ -253,7 +277,7 @@ class Accumulator:
             wrong = np.abs(wide.sum(axis=3, keepdims=True) - 1) > slack
             why = f"that do not sum to 1 on axis {self._kind.class_axis}"
         if wrong.any():
-            image = first_image + int(np.argwhere(wrong)[0, 1])
+            image = self._number + first_image + int(np.argwhere(wrong)[0, 1])
             raise ArgumentError(
                 f"output {self._kind.name!r} was taken for probabilities "
                 f"({self._kind.how or 'as said'}), but image {image} has values {why}: say "
@@ -286,6 +310,11 @@ class Accumulator:
             "top_frequency": frequency.reshape(places),
             "variation_ratio": ratio.reshape(places),
         }
+
+
+def _quantiles(samples: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.asarray(np.quantile(samples.astype(np.float64), levels, axis=0))
 
 
 def _count(value: object, what: str) -> int:

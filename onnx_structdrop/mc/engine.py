@@ -13,8 +13,8 @@ from onnx_structdrop.errors import ArgumentError, ModelError
 from onnx_structdrop.graph.files.wellformed import quoted
 from onnx_structdrop.mc.chunks import Block, blocks, fastest, measure, steady_clock
 from onnx_structdrop.mc.sessions import PartSession, as_array, as_ort_value
-from onnx_structdrop.mc.stacking import examine
-from onnx_structdrop.mc.suffix import DRAWS, ROWS, in_rows, prepare, sampling
+from onnx_structdrop.mc.stacking import examine, two_images
+from onnx_structdrop.mc.suffix import DRAWS, ROWS, in_rows, prepare, sampling, still
 from onnx_structdrop.mc.work import check_batch_first, work_of
 
 if TYPE_CHECKING:
@@ -164,12 +164,7 @@ class Engine:
         found = {
             name: as_array(value) for name, value in session.run({**values, **numbers}).items()
         }
-        for name, array in found.items():
-            if array.shape[:1] != (len(rows),):
-                raise ModelError(
-                    f"output {quoted(name)} has shape {array.shape} for {len(rows)} images: axis 0 "
-                    "is to be the batch; name the outputs to sum up with outputs=[...]"
-                )
+        _check_outputs_first(found, len(rows))
         return found
 
     def _plan(self, piece: Feeds, values: dict[str, Any]) -> Plan:
@@ -190,6 +185,7 @@ class Engine:
                     f"chunk is {chunk}, but the model takes whole batches only: {stacking.reason}; "
                     "leave chunk out"
                 )
+            self._check_outputs(piece)
             rows = self._inputs.batch or piece.count
             return Plan(False, stacking.reason, rows, frozenset(), {})
         if chunk is not None:
@@ -207,6 +203,23 @@ class Engine:
 
         measured = measure(run, most, clock=steady_clock())
         return Plan(True, stacking.reason, fastest(measured), stacking.per_image, measured)
+
+    def _check_outputs(self, piece: Feeds) -> None:
+        """Refuse a model whose axis 0 is as long as the batch by chance: try another batch."""
+        if self._inputs.batch is not None:
+            return
+        count = 3 if piece.count == 2 else 2
+        session = PartSession(
+            still(self._prepared, native=self._native), threads=self._options.threads,
+            library=self._native, what="the stochastic part of the model", quick=True,
+        )  # fmt: skip
+        try:
+            values = self.prefix(two_images(piece, count))
+            found = session.run(values)
+        except ModelError:
+            return  # Its batch is fixed, although its inputs do not say so.
+        check_batch_first(self._prepared, _shapes(self._prepared, values, 0), count)
+        _check_outputs_first({name: as_array(value) for name, value in found.items()}, count)
 
     def _check_batch_first(
         self, values: Mapping[str, Any], per_image: frozenset[str] | None
@@ -233,6 +246,15 @@ class Engine:
                 library=self._native, what="the stochastic part of the model",
             )  # fmt: skip
         return self._sessions[key]
+
+
+def _check_outputs_first(found: Mapping[str, Array], count: int) -> None:
+    for name, array in found.items():
+        if array.shape[:1] != (count,):
+            raise ModelError(
+                f"output {quoted(name)} has shape {array.shape} for {count} images: axis 0 is to "
+                "be the batch; name the outputs to sum up with outputs=[...]"
+            )
 
 
 def _shapes(model: ir.Model, values: Mapping[str, Any], rows: int) -> dict[str, list[int]]:

@@ -25,6 +25,7 @@ __all__ = ["PICTURES", "Images", "Preparation", "open_images"]
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 """Endings of the pictures that are read from a folder."""
 
+_MOST_PIXELS = 1 << 28
 _ZIP = b"PK"
 _CHANNELS = {1: "L", 3: "RGB"}
 
@@ -54,6 +55,10 @@ class Preparation:
         if self.size is not None and min(self.size) < 1:
             raise ArgumentError(
                 f"size is {self.size}; allowed are a height and a width of 1 or more"
+            )
+        if self.size is not None and math.prod(self.size) > _MOST_PIXELS:
+            raise ArgumentError(
+                f"size is {self.size}; allowed are up to {_MOST_PIXELS} pixels for a picture"
             )
         if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
             raise ArgumentError(
@@ -194,7 +199,10 @@ def _pictures(
     if not files:
         raise ArgumentError(f"the folder {str(folder)!r} has no picture ({', '.join(PICTURES)})")
     channels, first = _layout(dims)
-    size = preparation.size or _size(dims, first)
+    fixed = _size(dims, first)
+    size = preparation.size or fixed
+    if fixed not in (None, size):
+        raise ArgumentError(f"size is {size}, but the model takes {fixed}")
     size = size or _opened(files[0], channels).size[::-1]
     for name, numbers in (("mean", preparation.mean), ("std", preparation.std)):
         if len(numbers) not in (1, channels):
@@ -241,11 +249,23 @@ def _size(dims: Sequence[int | str | None] | None, first: bool) -> tuple[int, in
 
 
 def _opened(path: Path, channels: int) -> Any:
-    from PIL import Image, UnidentifiedImageError
+    """Return a picture the right way up, of 8 bits a channel."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with Image.open(path) as picture:
-            return picture.convert(_CHANNELS[channels])
+            upright: Any = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith("I;16") or (upright.mode, picture.format) == ("I", "PNG"):
+                # Pillow would cut off what is above 255.
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            if upright.mode in ("I", "F"):
+                raise ArgumentError(
+                    f"the pixels of {str(path)!r} are numbers without a range (mode "
+                    f"{upright.mode}); prepare a .npy file instead"
+                )
+            return upright.convert(_CHANNELS[channels])
+    except ArgumentError:
+        raise
     except (OSError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise ArgumentError(f"cannot read the picture {str(path)!r}: {error}") from error
 

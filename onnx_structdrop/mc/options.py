@@ -13,6 +13,9 @@ from onnx_structdrop.specs import arguments
 
 __all__ = ["Options"]
 
+_MOST_THREADS = 1024
+"""Onnxruntime ends the process where the system gives no more of them."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -62,7 +65,7 @@ class Options:
             samples=_count(samples, "samples", MOST_SAMPLES),
             seed=checked_seed,
             native=None if isinstance(native, str) else bool(native),
-            threads=None if threads is None else _count(threads, "threads"),
+            threads=None if threads is None else _count(threads, "threads", _MOST_THREADS),
             chunk=None if chunk is None else _count(chunk, "chunk"),
             batch=None if batch is None else _count(batch, "batch"),
             quantiles=_levels(quantiles),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from onnx_structdrop.mc.result import Result
 from onnx_structdrop.mc.split import split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
     import onnx
@@ -123,6 +124,8 @@ class Sampler:
         self.inputs = Inputs(whole)
         parts = split(whole)
         self.outputs = _chosen(whole, parts.stochastic, outputs)
+        for what, said in self._said.items():
+            _check_names(whole, what, said)
         if self.outputs != parts.stochastic:
             _keep_outputs(whole, self.outputs)
             parts = split(whole)
@@ -197,6 +200,8 @@ class Sampler:
         ArgumentError, ArgumentTypeError
             As `__call__`; what was yielded before holds. Also if there are no batches.
         """
+        if not isinstance(batches, Iterable):
+            raise ArgumentTypeError(f"batches must be iterable, not {type(batches).__name__}")
         at = first_image
         with self._bar(None) as advance:
             for batch in batches:
@@ -205,6 +210,12 @@ class Sampler:
                 at += feeds.count
         if at == first_image:
             raise ArgumentError("there are no images: the stream is empty")
+
+    def __getstate__(self) -> Any:
+        raise ArgumentTypeError(
+            "a Sampler holds sessions of onnxruntime, which cannot be copied or sent to another "
+            "process; make one there, from the path of the model"
+        )
 
     def _result(self, feeds: Feeds, first_image: int, advance: Callable[[int], None]) -> Result:
         self._check_numbers(first_image, feeds.count)
@@ -221,6 +232,7 @@ class Sampler:
                             self._kind(name, rows), feeds.count, self.samples,
                             quantiles=self._options.quantiles,
                             keep_samples=self._options.keep_samples,
+                            number=first_image,
                         )  # fmt: skip
                     sums[name].add(block.fold(rows), start + block.image)
             advance(piece.count)
@@ -262,7 +274,12 @@ def _chosen(
 ) -> tuple[str, ...]:
     if wanted is None:
         return stochastic
-    if isinstance(wanted, str) or not all(isinstance(name, str) for name in wanted) or not wanted:
+    if (
+        isinstance(wanted, str)
+        or not isinstance(wanted, Collection)
+        or not all(isinstance(name, str) for name in wanted)
+        or not wanted
+    ):
         raise ArgumentTypeError("outputs must be a list of names of outputs")
     known = [value.name or "" for value in model.graph.outputs]
     for name in wanted:
@@ -281,8 +298,18 @@ def _keep_outputs(model: ir.Model, names: Sequence[str]) -> None:
     model.graph.outputs.extend(kept)
 
 
+def _check_names(model: ir.Model, what: str, said: Any) -> None:
+    known = [value.name or "" for value in model.graph.outputs]
+    for name in said if isinstance(said, Mapping) else ():
+        if name not in known:
+            raise ArgumentError(
+                f"{what} is given for {name!r}, but the model's outputs are "
+                f"{', '.join(map(quoted, known))}"
+            )
+
+
 def _of(said: Any, name: str) -> Any:
     """Return what was said of an output: by name, or of all of them."""
-    if isinstance(said, dict):
+    if isinstance(said, Mapping):
         return said.get(name, "auto")
     return said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,6 +96,7 @@ class PartSession:
             # Onnxruntime has an exception class for every status, and no base class for them.
             raise ModelError(f"onnxruntime does not load {what}: {one_line(error)}") from error
         self._binding = self._session.io_binding()
+        self._turn = threading.Lock()
         self.inputs = tuple(value.name for value in self._session.get_inputs())
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
@@ -106,6 +108,10 @@ class PartSession:
         ModelError
             If it fails.
         """
+        with self._turn:  # What is bound belongs to one run.
+            return self._bound_run(values)
+
+    def _bound_run(self, values: Mapping[str, Any]) -> dict[str, Any]:
         binding = self._binding
         binding.clear_binding_inputs()
         for name in self.inputs:

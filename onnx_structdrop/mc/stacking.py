@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Stacking", "examine", "two_images"]
 
 _TOLERANCES = {"float16": 0.03, "bfloat16": 0.1}
+_GOLDEN = (5**0.5 - 1) / 2
 _TOLERANCE = 1e-3
 """Of the largest number: what another order of summation may change, neighbours may not."""
 
@@ -40,18 +41,28 @@ class Stacking:
 
 
 def two_images(feeds: Feeds, count: int) -> Feeds:
-    """Return `count` finite images of which the first two differ, made from the first ones."""
+    """Return `count` finite images; the second is made from the first and differs from it.
+
+    So do its sums: a flipped or repeated image would hide what rows do to each other by means.
+    """
     images = {}
     for name, array in feeds.piece(0, min(count, feeds.count)).images.items():
         missing = count - len(array)
-        turned = array[:1, ..., ::-1] if array.ndim > 1 and array.shape[-1] > 1 else array[:1] * 0
-        whole = np.concatenate([array, np.repeat(turned, missing, axis=0)])
+        whole = np.concatenate([array, np.repeat(array[:1], missing, axis=0)])
         if _is_floating(whole):
             whole[~np.isfinite(whole)] = 0
-            if count > 1 and np.array_equal(whole[0], whole[1]):
-                whole[1] += np.ones((), whole.dtype)
+        if count > 1:
+            whole[1:2] = _another(whole[:1])
         images[name] = whole
     return Feeds(count, images, feeds.shared)
+
+
+def _another(image: Array) -> Array:
+    """Return an image within the range of another: flipped, its numbers made less unevenly."""
+    turned = image[..., ::-1] if image.ndim > 1 else image
+    weights = 0.5 + 0.5 * (np.arange(image.size) * _GOLDEN % 1).reshape(image.shape)
+    made: Array = (turned.astype(np.float64) * weights).astype(image.dtype)
+    return np.ones_like(image) if np.array_equal(made, image) else made
 
 
 def examine(
@@ -109,7 +120,6 @@ def examine(
             name: np.concatenate([one[name] for one in arrays[1:]]) if name in per_image else array
             for name, array in whole.items()
         }
-    fixed = {value.name: value.dtype for value in prepared.graph.inputs}
     try:
         one_by_one = PartSession(
             still(prepared, native=library), threads=threads, library=library,
@@ -118,6 +128,31 @@ def examine(
         expected = _joined([one_by_one.run(one) for one in alone])
     except ModelError as error:
         return Stacking(None, f"the stochastic part cannot be tried: {error}")
+    if all(
+        np.array_equal(one[0], one[1], equal_nan=True) for one in expected.values() if len(one) > 1
+    ):
+        # Equal rows show nothing: of black images, what comes before a ReLU may be dead.
+        whole = {
+            name: _noise(array) if name in per_image else array for name, array in whole.items()
+        }
+        step = batch or 1
+        starts = range(0, len(whole[min(per_image)]), step) if per_image else range(1)
+        try:
+            runs = [
+                one_by_one.run(
+                    _values(
+                        {
+                            name: array[at : at + step] if name in per_image else array
+                            for name, array in whole.items()
+                        },
+                        prepared,
+                    )
+                )
+                for at in starts
+            ]
+        except ModelError as error:
+            return Stacking(None, f"the stochastic part cannot be tried: {error}")
+        expected = _joined(runs)
     count = 2 if batch is None else max(2, batch)
     rows = np.array([*range(count), *reversed(range(count)), 1], np.int64)
     try:
@@ -125,10 +160,7 @@ def examine(
             still(in_rows(prepared, per_image), native=library), threads=threads, library=library,
             what="it in rows", quick=True,
         )  # fmt: skip
-        values = {
-            name: as_ort_value(array, fixed[name] or ir.DataType.FLOAT)
-            for name, array in whole.items()
-        }
+        values = _values(whole, prepared)
         values[ROWS] = as_ort_value(rows, ir.DataType.INT64)
         found = {name: as_array(value) for name, value in stacked.run(values).items()}
     except ModelError as error:
@@ -137,6 +169,26 @@ def examine(
         if not _agree(array, expected[name], rows):
             return Stacking(None, f"rows of {quoted(name)} depend on the rows beside them")
     return Stacking(frozenset(per_image), "rows do not depend on each other, as tried")
+
+
+def _values(arrays: Mapping[str, Array], prepared: ir.Model) -> dict[str, Any]:
+    fixed = {value.name: value.dtype for value in prepared.graph.inputs}
+    return {
+        name: as_ort_value(array, fixed[name] or ir.DataType.FLOAT)
+        for name, array in arrays.items()
+    }
+
+
+def _noise(array: Array) -> Array:
+    """Return what could have been there: of numbers, others of about their size."""
+    if not _is_floating(array):
+        return array
+    wide = array.astype(np.float64)
+    scale = float(np.abs(wide[np.isfinite(wide)]).max(initial=0)) or 1.0
+    made: Array = (np.random.default_rng(0).standard_normal(array.shape) * scale / 3).astype(
+        array.dtype
+    )
+    return made
 
 
 def _starts(

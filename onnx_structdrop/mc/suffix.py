@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from onnx_structdrop.errors import UnsupportedModelError
+from onnx_structdrop.errors import ModelError, UnsupportedModelError
 from onnx_structdrop.functions import check_opset
 from onnx_structdrop.graph.convert import as_ir
 from onnx_structdrop.graph.expand import expand
@@ -24,6 +24,7 @@ from onnx_structdrop.graph.scopes import default_opset, function_scope, scopes
 from onnx_structdrop.graph.seeds import distinct_seeds
 from onnx_structdrop.graph.topology.dataflow import Dataflow
 from onnx_structdrop.graph.topology.shapes import Shapes
+from onnx_structdrop.mc.iterations import IteratedDraws
 from onnx_structdrop.mc.parts import remove_unused
 from onnx_structdrop.schema import DOMAIN, OPERATORS, VERSION, Normalize
 
@@ -55,6 +56,8 @@ def prepare(suffix: ir.Model, *, seed: int) -> ir.Model:
     ------
     UnsupportedModelError
         A standard Dropout cannot be replaced, or a function with a random node not be expanded.
+    ModelError
+        A node lacks an attribute.
     """
     model = as_ir(suffix)
     names = Names(model)
@@ -63,6 +66,7 @@ def prepare(suffix: ir.Model, *, seed: int) -> ir.Model:
     shapes = Shapes(model, Dataflow(model).scopes)
     seeds = distinct_seeds(seed)
     for _, node in dropout_nodes(model):
+        _complete_attributes(node)
         node.attributes["seed"] = ir.AttrInt64("seed", next(seeds))
         dims = shapes.dims(node.inputs[0])
         _make_rows_independent(node, None if dims is None else len(dims))
@@ -89,6 +93,11 @@ def sampling(prepared: ir.Model, *, native: bool) -> ir.Model:
     native
         Whether the session will have the kernels. The functions are left out then: they lack the
         input, and nothing else is to run by mistake.
+
+    Raises
+    ------
+    UnsupportedModelError
+        With kernels, of dropout in loops whose iterations have no number.
     """
     model = as_ir(prepared)
     if not native:
@@ -99,9 +108,10 @@ def sampling(prepared: ir.Model, *, native: bool) -> ir.Model:
             name=DRAWS, type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape(["draws"])
         )
         model.graph.inputs.append(draws)
+        numbered = IteratedDraws(model, draws)
         for node in nodes:
             node.resize_inputs(3)
-            node.replace_input_with(2, draws)
+            node.replace_input_with(2, numbered.at(node))
     return _without_functions(model)
 
 
@@ -311,6 +321,20 @@ def _replace(node: ir.Node, shapes: Shapes, names: Names) -> None:
     if new.outputs[0].type is None:
         dtype = shapes.dtype(data)
         new.outputs[0].type = None if dtype is None else ir.TensorType(dtype)
+
+
+def _complete_attributes(node: ir.Node) -> None:
+    """Give a node the attributes that it leaves to their defaults."""
+    for name, default in OPERATORS[node.op_type].attributes.items():
+        if name in node.attributes or name == "seed":
+            continue
+        if default is None:
+            raise ModelError(f"{label(node)} has no attribute {name}, which it needs")
+        node.attributes[name] = (
+            ir.AttrInt64(name, default)
+            if isinstance(default, int)
+            else ir.Attr(name, ir.AttributeType.INTS, list(default))
+        )
 
 
 def _make_rows_independent(node: ir.Node, rank: int | None) -> None:

@@ -129,3 +129,37 @@ def test_what_does_not_fit(tmp_path, arrays):
     for wrong in ({"std": (0.0,)}, {"mean": (float("nan"),)}, {"size": (0, 4)}):
         with pytest.raises(ArgumentError):
             Preparation(**wrong)
+
+
+def test_sixteen_bits_are_not_cut_off_at_255(tmp_path):
+    grey = np.arange(48, dtype=np.uint16).reshape(8, 6) * 1000
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    found = together(opened(tmp_path, dims=("N", 1, 8, 6)), 1)[0, 0]
+    np.testing.assert_allclose(found, grey / 65535, atol=1 / 200)
+
+
+@pytest.mark.parametrize("element", [np.float32, np.int32])
+def test_pixels_without_a_range(tmp_path, element):
+    Image.fromarray(np.ones((8, 6), element)).save(tmp_path / "numbers.tiff")
+    with pytest.raises(ArgumentError, match=r"numbers without a range \(mode [FI]\)"):
+        together(opened(tmp_path), 1)
+
+
+def test_photographs_are_turned_the_right_way_up(tmp_path):
+    pixels = np.zeros((8, 6, 3), np.uint8)
+    pixels[:2] = 255
+    lying = Image.fromarray(np.rot90(pixels).copy())
+    exif = lying.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter to the right
+    lying.save(tmp_path / "photo.png", exif=exif)
+    np.testing.assert_array_equal(
+        together(opened(tmp_path), 1)[0], pixels.transpose(2, 0, 1).astype(np.float32) / 255
+    )
+
+
+def test_sizes_that_no_model_or_memory_takes(tmp_path):
+    pictures(tmp_path)
+    with pytest.raises(ArgumentError, match=r"size is \(4, 4\), but the model takes \(8, 6\)"):
+        opened(tmp_path, preparation=Preparation(size=(4, 4)))
+    with pytest.raises(ArgumentError, match="up to 268435456 pixels"):
+        Preparation(size=(1 << 20, 1 << 20))

@@ -88,6 +88,14 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
     assert path.read_bytes() == b"before"
 
 
+def test_what_is_no_file_stays(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(sd.OutputError, match="not a regular file"):
+        result().save(pipe)
+    assert [(path.name, path.is_fifo()) for path in tmp_path.iterdir()] == [("pipe", True)]
+
+
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(sd.OutputError, match="No such file"):
         result().save(tmp_path / "none" / "found.npz")

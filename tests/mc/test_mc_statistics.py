@@ -178,6 +178,34 @@ def test_what_is_not_finite_is_counted_and_stays_where_it_is(name, value):
         np.testing.assert_array_equal(getattr(found, field)[others], array[others])
 
 
+@pytest.mark.parametrize("at", [0, SAMPLES - 1])
+def test_an_infinity_is_lost_in_a_mean_wherever_it_comes(at):
+    kind, dims = KINDS["numbers"]
+    block = outputs(kind, dims)
+    block[at, 1, 0, 0] = np.inf
+    found = accumulate(kind, block, quantiles=(0.1, 0.9), keep_samples=True)
+    assert np.isnan(found.mean[1, 0, 0])
+    assert np.isnan(found.mean).sum() == 1
+    assert found.samples[at, 1, 0, 0] == np.inf
+
+
+def test_a_probability_that_is_no_number_takes_its_place_along():
+    kind, dims = KINDS["map of probabilities"]
+    block = outputs(kind, dims)
+    block[2, 3, 0, 1, 1] = np.nan
+    found = accumulate(kind, block)
+    lost = np.zeros((IMAGES, 3, 4), bool)
+    lost[3, 1, 1] = True
+    for array in (found.mean, found.variance):
+        np.testing.assert_array_equal(np.isnan(array), np.repeat(lost[:, None], 6, axis=1))
+
+
+def test_no_classes():
+    kind, _ = KINDS["logits"]
+    with pytest.raises(sd.ArgumentError, match="have no classes on axis 1"):
+        accumulate(kind, np.zeros((SAMPLES, IMAGES, 0), np.float32))
+
+
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
 def test_element_types(dtype):
     kind, dims = KINDS["probabilities"]

@@ -8,6 +8,7 @@ back if a later rename fails.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -59,6 +60,8 @@ class Replacement:
 
         It has the mode and owner of the file it replaces, or the mode that the umask gives.
         """
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise OSError(errno.EINVAL, "is not a regular file")
         temporary = _free_name(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
