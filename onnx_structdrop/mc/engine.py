@@ -262,4 +262,5 @@ def _shapes(model: ir.Model, values: Mapping[str, Any], rows: int) -> dict[str, 
     return {
         value.name or "": [rows] if value.name == ROWS else list(values[value.name or ""].shape())
         for value in model.graph.inputs
+        if value.name == ROWS or value.name in values  # others have defaults
     }

@@ -98,6 +98,7 @@ class PartSession:
         self._binding = self._session.io_binding()
         self._turn = threading.Lock()
         self.inputs = tuple(value.name for value in self._session.get_inputs())
+        self._defaults = [one.name for one in self._session.get_overridable_initializers()]
         self.outputs = tuple(value.name for value in self._session.get_outputs())
 
     def run(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class PartSession:
     def _bound_run(self, values: Mapping[str, Any]) -> dict[str, Any]:
         binding = self._binding
         binding.clear_binding_inputs()
-        for name in self.inputs:
+        for name in (*self.inputs, *(one for one in self._defaults if one in values)):
             binding.bind_ortvalue_input(name, values[name])
         binding.clear_binding_outputs()
         for name in self.outputs:

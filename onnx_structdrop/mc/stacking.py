@@ -103,6 +103,7 @@ def examine(
         together, alone = _starts(before, feeds, batch)
     except ModelError as error:
         return Stacking(None, f"the deterministic part takes no other number of images: {error}")
+    names = [name for name in names if name in together]  # others have defaults
     arrays = [{name: as_array(one[name]) for name in names} for one in (together, *alone)]
     per_image = set()
     for name in names:

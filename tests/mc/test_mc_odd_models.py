@@ -95,6 +95,27 @@ def test_rows_that_hang_together_behind_dead_features(inside):
     np.testing.assert_allclose(sampler(maps(2)).only.samples.mean(axis=1), 0, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_weights_that_are_inputs_with_defaults(count):
+    """Old exporters list all initializers as inputs."""
+    model = pooled(
+        helper.make_node("Mul", ["f", "factor"], ["y"]), factor=np.full(4, 3, np.float32)
+    )
+    model.graph.node.insert(1, helper.make_node("Mul", ["c", "factor4"], ["s"]))
+    model.graph.node[2].input[0] = "s"
+    four = np.full((4, 1, 1), 2, np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(four, "factor4"))
+    for name, dims in (("factor", [4]), ("factor4", [4, 1, 1])):
+        model.graph.input.append(helper.make_tensor_value_info(name, FLOAT, dims))
+    sampler = mc.Sampler(model, 5, threads=1, chunk=4, task="regression", keep_samples=True)
+    found = [
+        sampler({"x": maps(count), **given}).only.samples
+        for given in ({}, {"factor": np.ones(4, np.float32)}, {"factor4": four / 2})
+    ]
+    np.testing.assert_allclose(found[0], 3 * found[1], rtol=1e-5)
+    np.testing.assert_allclose(found[0], 2 * found[2], rtol=1e-5)
+
+
 def looped(op="Loop"):
     """Return a model that puts out what three iterations keep of the same ones."""
     drop = helper.make_node(
