@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import re
-import time
 
 import onnx
 import pytest
@@ -25,26 +24,24 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory):
-    """Run the demonstration once; return its folder, exit code, output and duration."""
+    """Run the demonstration once; return its folder, exit code and output."""
     folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
     out = io.StringIO()
-    start = time.perf_counter()
     with contextlib.redirect_stdout(out):
         code = main(["demo", "-o", str(folder)])
-    return folder, code, out.getvalue(), time.perf_counter() - start
+    return folder, code, out.getvalue()
 
 
-def test_all_checks_pass_in_time(shown):
-    _, code, out, seconds = shown
+def test_all_checks_pass(shown):
+    _, code, out = shown
     assert code == 0
     assert out.count("✓") == 13 + 1
     assert "✗" not in out
     assert "all 13 checks passed" in out
-    assert seconds < 20
 
 
 def test_it_says_what_it_did(shown):
-    folder, _, out, _ = shown
+    folder, _, out = shown
     assert "28 sites" in out
     assert "DropBlock2D(0.1, 7) goes into stages 3 and 4" in out
     assert "bit for bit" in out
