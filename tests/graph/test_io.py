@@ -1353,6 +1353,6 @@ OUTSIDE_WEIGHTS = [*range(150), *range(len(DAMAGED) - 200, len(DAMAGED))]
 def test_files_of_next_to_nothing_but_fields_are_left_to_protobuf(tmp_path):
     path = tmp_path / "m.onnx"
     path.write_bytes(of_all_sizes().SerializeToString() + b"\xf8\x3f\x05" * 400_000)
-    started = time.perf_counter()
+    started = time.process_time()
     load(path)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
