@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_structdrop.errors import ArgumentError
+from onnx_structdrop.errors import ArgumentError, ArgumentTypeError
 from onnx_structdrop.mc.outputs import is_floating, sum_tolerance
 
 if TYPE_CHECKING:
@@ -78,9 +78,12 @@ def rows_of(
     given, classes = np.asarray(values), np.asarray(labels)
     if not (np.issubdtype(classes.dtype, np.integer) or classes.dtype == bool):
         raise ArgumentError(f"labels are {classes.dtype.name}; allowed are whole numbers from 0")
+    if isinstance(class_axis, bool) or not isinstance(class_axis, int | np.integer):
+        raise ArgumentTypeError(f"class_axis is {class_axis!r}; a whole number is needed")
     wide = given.astype(np.float64)
-    if -wide.ndim <= class_axis < wide.ndim:
-        wide = np.moveaxis(wide, class_axis, -1)
+    if not -wide.ndim <= class_axis < wide.ndim:
+        raise ArgumentError(f"class_axis is {class_axis}, but {what} have shape {given.shape}")
+    wide = np.moveaxis(wide, class_axis, -1)
     if wide.shape[:-1] != classes.shape:
         raise ArgumentError(
             f"{what} have shape {given.shape}, labels {classes.shape}; these should be the "

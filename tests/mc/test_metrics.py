@@ -206,3 +206,13 @@ def test_bad_risks(uncertainty, wrong, message):
         metrics.risk_coverage(uncertainty, wrong)
     with pytest.raises(sd.ArgumentError, match="coverage is 0"):
         metrics.risk_coverage([1.0], [1]).at(0)
+
+
+@pytest.mark.parametrize(
+    ("axis", "error"),
+    [(2, sd.ArgumentError), (-3, sd.ArgumentError), (None, sd.ArgumentTypeError)],
+)
+def test_a_class_axis_that_is_not_there(axis, error):
+    """It is not taken for the last one."""
+    with pytest.raises(error, match="class_axis is"):
+        metrics.evaluate(np.full((3, 2), 0.5), [0, 1, 0], class_axis=axis)
