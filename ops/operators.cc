@@ -1,6 +1,7 @@
 #include "operators.h"
 
 #include <cstdlib>
+#include <new>
 
 #include "kernels.h"
 
@@ -105,15 +106,31 @@ class Dropout : public Kernel {
     own.data[0] = own.mask[0] = 1;
     const std::size_t bytes = data.elements(1) * size_of(tensors.element);
     const std::size_t masks = layout.mask.elements(1);
-    for (std::int64_t row = 0; row < rows; ++row) {
-      const auto index = static_cast<std::size_t>(row);
+    const auto drop_row = [&](const Environment& where, std::size_t row) {
       Tensors part = tensors;
-      part.data = static_cast<const char*>(tensors.data) + index * bytes;
-      part.output = static_cast<char*>(tensors.output) + index * bytes;
-      if (tensors.mask) part.mask += index * masks;
-      if (tensors.scale && scale_dims.rank() > 0) part.scale += index;
-      drop(environment, own, ratio, Stream{seed_, static_cast<std::uint64_t>(run[row]), 0}, part);
+      part.data = static_cast<const char*>(tensors.data) + row * bytes;
+      part.output = static_cast<char*>(tensors.output) + row * bytes;
+      if (tensors.mask) part.mask += row * masks;
+      if (tensors.scale && scale_dims.rank() > 0) part.scale += row;
+      drop(where, own, ratio, Stream{seed_, static_cast<std::uint64_t>(run[row]), 0}, part);
+    };
+    if (rows == 1) {
+      drop_row(environment, 0);
+      return;
     }
+    // Threads are woken once for all rows, not once or twice for each. Tasks do not throw.
+    const Serial serial;
+    const Environment alone{environment.simd, serial, environment.scratch};
+    std::atomic<bool> is_out_of_memory{false};
+    for_each(environment.parallel, data.elements() * size_of(tensors.element),
+             static_cast<std::size_t>(rows), [&](std::size_t row) {
+               try {
+                 drop_row(alone, row);
+               } catch (const std::bad_alloc&) {
+                 is_out_of_memory = true;
+               }
+             });
+    if (is_out_of_memory) throw std::bad_alloc();
   }
 
   // As many as a stream tells apart.
