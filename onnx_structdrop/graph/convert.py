@@ -34,8 +34,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar, cast
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import onnx
 import onnx_ir as ir
@@ -43,10 +43,10 @@ import onnx_ir as ir
 from onnx_structdrop.errors import ArgumentTypeError, ModelError, StructDropError
 from onnx_structdrop.graph.collector import uncollected
 from onnx_structdrop.graph.files.calls import check_calls
-from onnx_structdrop.graph.files.external import check_proto_references
-from onnx_structdrop.graph.files.fidelity import adopt, restore
+from onnx_structdrop.graph.files.external import check_references, external_tensors
+from onnx_structdrop.graph.files.fidelity import adopt, restore, written_initializers
 from onnx_structdrop.graph.files.stream import Outline, hollow
-from onnx_structdrop.graph.files.tensors import all_graphs, proto_tensors, tensor_slots, unshared
+from onnx_structdrop.graph.files.tensors import all_graphs, tensor_slots, unshared
 from onnx_structdrop.graph.files.wellformed import (
     check_header,
     check_structure,
@@ -133,10 +133,14 @@ def from_proto(proto: onnx.ModelProto, base_dir: str | None = None) -> ir.Model:
     with _broken("the model is broken"), uncollected():
         check_header(proto)
         check_text(proto)
-        check_proto_references(proto, base_dir)
+        external = external_tensors(proto)
+        check_references(external, base_dir)
         in_order = check_structure(proto)
         check_calls(proto)
-        with _unwarned(proto):
+        with warnings.catch_warnings() if external else nullcontext():
+            if external:
+                # onnx warns of keys in external data that it does not know; we keep them.
+                warnings.simplefilter("ignore")
             model = ir.from_proto(proto)
         adopt(proto, model, base_dir)
         for root in (model.graph, *(function.graph for function in model.functions.values())):
@@ -157,7 +161,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     ModelError
         If onnx-ir cannot serialise the model, such as an initializer without data.
     """
-    return _serialised(model, model)
+    return _serialised(model, written_initializers(model.graph))
 
 
 def outlined(model: ir.Model) -> tuple[onnx.ModelProto, dict[int, ir.TensorProtocol]]:
@@ -178,37 +182,25 @@ def outlined(model: ir.Model) -> tuple[onnx.ModelProto, dict[int, ir.TensorProto
     with _broken("the model cannot be copied"):
         check_calls(model)
     weights: dict[int, ir.TensorProtocol] = {}
-    initializers: dict[str, ir.Value | Outline] = {}
-    for place, (name, value) in enumerate(model.graph.initializers.items()):
+    initializers = written_initializers(model.graph)
+    for place, (name, value) in enumerate(initializers.items()):
         empty = hollow(value.const_value)
-        initializers[name] = value
         if empty is not None and value.const_value is not None:
             weights[place] = value.const_value
             initializers[name] = Outline(value, const_value=empty)
-    graph = Outline(model.graph, initializers=initializers)
-    return _serialised(model, Outline(model, graph=graph)), weights
+    return _serialised(model, initializers), weights
 
 
-def _serialised(model: ir.Model, shown: ir.Model | Outline) -> onnx.ModelProto:
+def _serialised(model: ir.Model, initializers: dict[str, Any]) -> onnx.ModelProto:
     for graph in all_graphs(model):
         for name, value in graph.initializers.items():
             if value.const_value is None:
                 raise ModelError(f"initializer {quoted(name)} has no data")
     with _broken("the model cannot be converted to a proto"), uncollected(), _unlogged():
+        shown = Outline(model, graph=Outline(model.graph, initializers=initializers))
         proto = ir.serde.serialize_model(cast("ir.Model", shown))
         restore(proto, model)
     return proto
-
-
-@contextmanager
-def _unwarned(proto: onnx.ModelProto) -> Iterator[None]:
-    """Keep onnx from warning of keys in external data that it does not know; we keep them."""
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in proto_tensors(proto)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    else:
-        yield
 
 
 @contextmanager

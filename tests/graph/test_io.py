@@ -832,8 +832,7 @@ def references(path):
     proto = onnx.load(path, load_external_data=False)
     return {
         tensor.name: tuple(entry.value for entry in tensor.external_data)
-        for tensor in external.proto_tensors(proto)
-        if tensor.data_location == TensorProto.EXTERNAL
+        for tensor in external.external_tensors(proto)
     }
 
 

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 __all__ = [
     "INLINE_BELOW",
     "check_model_references",
-    "check_proto_references",
+    "check_references",
     "data_files",
+    "external_tensors",
     "refers_to",
     "total_size",
     "write_data",
@@ -50,8 +51,14 @@ _CACHE_LINE = 64
 _NUMBER = re.compile("[0-9]{1,19}", re.ASCII)
 
 
-def check_proto_references(model: onnx.ModelProto, folder: str | None) -> None:
-    """Check every external tensor of `model`, wherever it is, against the files in `folder`.
+def external_tensors(model: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Return the tensors of `model`, wherever they are, that have their data in files."""
+    external = onnx.TensorProto.EXTERNAL
+    return [tensor for tensor in proto_tensors(model) if tensor.data_location == external]
+
+
+def check_references(tensors: Iterable[onnx.TensorProto], folder: str | None) -> None:
+    """Check external tensors against the files in `folder`.
 
     Without a folder only the numbers are checked.
 
@@ -62,9 +69,7 @@ def check_proto_references(model: onnx.ModelProto, folder: str | None) -> None:
         or hard link, or names bytes that are not there; names tensor, location and reason.
     """
     sizes: dict[str, int] = {}
-    for tensor in proto_tensors(model):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
+    for tensor in tensors:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         try:
@@ -82,7 +87,7 @@ def check_model_references(model: ir.Model) -> None:
     Raises
     ------
     ModelError
-        As `check_proto_references` does, and for a tensor whose folder is unknown.
+        As `check_references` does, and for a tensor whose folder is unknown.
     """
     sizes: dict[str, dict[str, int]] = {}
     for tensor, _, _ in tensor_slots(model):
@@ -105,8 +110,7 @@ def refers_to(model: onnx.ModelProto, name: str) -> bool:
     """Tell whether a tensor of `model` has its data in the file `name` next to the model."""
     return any(
         entry.key == "location" and Path(entry.value) == Path(name)
-        for tensor in proto_tensors(model)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
+        for tensor in external_tensors(model)
         for entry in tensor.external_data
     )
 

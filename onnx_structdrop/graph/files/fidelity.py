@@ -7,20 +7,31 @@ What a graph needs for the way back travels in its ``meta``, which copies of the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import onnx
 import onnx_ir as ir
 
-from onnx_structdrop.graph.files.tensors import ProtoTensor
+from onnx_structdrop.graph.files.node_fidelity import (
+    REPEATED,
+    GraphPair,
+    adopt_attributes,
+    adopt_metadata,
+    adopt_nodes,
+    adopt_tensor,
+    restore_metadata,
+    restore_nodes,
+    write_metadata_once,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
 
-__all__ = ["adopt", "follow", "kept_names", "leftovers", "restore"]
+    import onnx
+
+__all__ = ["adopt", "follow", "kept_names", "leftovers", "restore", "written_initializers"]
 
 _KEPT = "onnx_structdrop.kept"
-_REPEATED = "onnx_structdrop.repeated"
 _FUNCTION_VALUE_INFO_IR = 10
 
 
@@ -37,26 +48,50 @@ class _Kept:
     """Outputs that are also inputs, as the graph describes them."""
 
 
+@dataclass(slots=True)
+class _Undescribed:
+    """An initializer of which onnx-ir writes the tensor and no description."""
+
+    name: str
+    const_value: ir.TensorProtocol | None
+    meta: Any
+
+    shape = type = doc_string = None
+    metadata_props = ()
+
+
 def adopt(proto: onnx.ModelProto, model: ir.Model, base_dir: str | None) -> None:
     """Complete `model`, just made from `proto` by onnx-ir, with what it left out.
 
     Tensors in the proto are guarded against renaming, external ones get their folder.
     """
-    qualified = _qualifiers(proto)
-    _adopt_metadata(proto, model)
-    for graph_proto, graph in _graph_pairs(proto.graph, model.graph):
-        _adopt_graph(graph_proto, graph, base_dir, qualified)
+    adopt_metadata(proto, model)
+    _adopt_graphs([GraphPair(proto.graph, model.graph)], base_dir, _qualifiers(proto))
     for function_proto, function in zip(proto.functions, model.functions.values(), strict=True):
         _adopt_function(function_proto, function, base_dir)
 
 
 def restore(proto: onnx.ModelProto, model: ir.Model) -> None:
     """Complete `proto`, just made from `model` by onnx-ir, with what it left out."""
-    _restore_metadata(proto, model)
-    for graph_proto, graph in _graph_pairs(proto.graph, model.graph):
-        _restore_graph(graph_proto, graph)
+    restore_metadata(proto, model)
+    _restore_graphs([GraphPair(proto.graph, model.graph)])
     for function_proto, function in zip(proto.functions, model.functions.values(), strict=True):
         _restore_function(function_proto, function)
+
+
+def written_initializers(graph: ir.Graph) -> dict[str, Any]:
+    """Return the initializers of `graph` for onnx-ir to write.
+
+    The description that onnx-ir adds to each says nothing that the tensor does not; only those
+    that were in the proto are written.
+    """
+    kept: _Kept | None = graph.meta.get(_KEPT)
+    found: dict[str, Any] = dict(graph.initializers)
+    if kept is not None:
+        for name in found.keys() - kept.described.keys():
+            value = graph.initializers[name]
+            found[name] = _Undescribed(name, value.const_value, value.meta)
+    return found
 
 
 def kept_names(graph: ir.Graph) -> set[str]:
@@ -72,8 +107,8 @@ def leftovers(owner: Any) -> dict[tuple[str, str], bytes]:
 
     Keys are the field and the name in it, values the serialised entries.
     """
-    found = {("metadata", key): b"" for key, _ in owner.meta.get(_REPEATED, ())}
-    for number, (key, value) in enumerate(owner.meta.get(_REPEATED, ())):
+    found = {("metadata", key): b"" for key, _ in owner.meta.get(REPEATED, ())}
+    for number, (key, value) in enumerate(owner.meta.get(REPEATED, ())):
         found["metadata", key] += f"{number}={value};".encode()
     graph = owner.graph if isinstance(owner, ir.Function) else owner
     kept: _Kept | None = graph.meta.get(_KEPT)
@@ -107,43 +142,26 @@ def _renamed(places: Mapping[str, int], old: str, new: str) -> Mapping[str, int]
     return {**places, new: places[old]} if old in places else places
 
 
-# The two models of a pair have the same nodes in the same order, just converted.
-
-
-def _graph_pairs(
-    proto: onnx.GraphProto, graph: ir.Graph
-) -> Iterator[tuple[onnx.GraphProto, ir.Graph]]:
-    yield proto, graph
-    yield from _subgraph_pairs(proto.node, graph)
-
-
-def _subgraph_pairs(
-    protos: Iterable[onnx.NodeProto], nodes: Iterable[ir.Node]
-) -> Iterator[tuple[onnx.GraphProto, ir.Graph]]:
-    for node_proto, node in zip(protos, nodes, strict=True):
-        for attribute in node_proto.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graph_pairs(attribute.g, node.attributes[attribute.name].as_graph())
-            elif attribute.type == onnx.AttributeProto.GRAPHS:
-                graphs = node.attributes[attribute.name].as_graphs()
-                for graph_proto, graph in zip(attribute.graphs, graphs, strict=True):
-                    yield from _graph_pairs(graph_proto, graph)
+def _adopt_graphs(pairs: list[GraphPair], base_dir: str | None, qualified: tuple[str, ...]) -> None:
+    """Complete graphs, and those inside them."""
+    while pairs:
+        pair = pairs.pop()
+        pairs += _adopt_graph(*pair, base_dir, qualified)
 
 
 def _adopt_graph(
     proto: onnx.GraphProto, graph: ir.Graph, base_dir: str | None, qualified: tuple[str, ...]
-) -> None:
-    for tensor_proto in proto.initializer:
+) -> list[GraphPair]:
+    for index, tensor_proto in enumerate(proto.initializer):
         value = graph.initializers[tensor_proto.name]
-        value.const_value = _adopt_tensor(tensor_proto, value.const_value, base_dir)
-    _adopt_metadata(proto, graph)
-    _adopt_nodes(proto.node, graph, base_dir)
+        find = partial(proto.initializer.__getitem__, index)
+        value.const_value = adopt_tensor(value.const_value, base_dir, find)
+    adopt_metadata(proto, graph)
+    inside = adopt_nodes(proto.node, graph, base_dir)
 
     inputs = {info.name: info for info in proto.input}
     outputs = {info.name: info for info in proto.output}
-    emitted = set(graph.initializers)
-    emitted.update(name for node in proto.node for name in node.output if name not in outputs)
-    emitted.discard("")
+    emitted = _emitted(graph, outputs)
     # onnx-ir reads up to three descriptions of a value into one: undo what it merged or replaced.
     described = {info.name: index for index, info in enumerate(proto.value_info)}
     for value in graph.outputs:
@@ -154,9 +172,9 @@ def _adopt_graph(
     graph.meta[_KEPT] = _Kept(
         described=described,
         value_info=tuple(
-            _copied(info)
-            for info in proto.value_info
-            if info.name not in emitted and not info.name.startswith(qualified)
+            _copied(proto.value_info[index])
+            for name, index in described.items()
+            if name not in emitted and not name.startswith(qualified)
         ),
         annotated={a.tensor_name: index for index, a in enumerate(proto.quantization_annotation)},
         quantization=tuple(
@@ -166,19 +184,27 @@ def _adopt_graph(
         ),
         outputs={name: _copied(info) for name, info in outputs.items() if name in inputs},
     )
+    return inside
+
+
+def _emitted(graph: ir.Graph, outputs: Mapping[str, object]) -> set[str]:
+    """Return the names of what onnx-ir writes a description for as it does for nodes' values."""
+    names = {value.name or "" for node in graph for value in node.outputs}
+    names.difference_update(outputs)
+    names.update(graph.initializers)
+    names.discard("")
+    return names
 
 
 def _adopt_function(proto: onnx.FunctionProto, function: ir.Function, base_dir: str | None) -> None:
-    _adopt_metadata(proto, function.graph)
-    _adopt_nodes(proto.node, function, base_dir)
-    _adopt_attributes(proto.attribute_proto, function.attributes, base_dir)
-    for graph_proto, graph in _subgraph_pairs(proto.node, function):
-        _adopt_graph(graph_proto, graph, base_dir, ())
+    adopt_metadata(proto, function.graph)
+    adopt_attributes(proto.attribute_proto, function.attributes, base_dir)
+    _adopt_graphs(adopt_nodes(proto.node, function, base_dir), base_dir, ())
     described = {info.name: info for info in proto.value_info}
     for value in function.inputs:
         if value.name in described:
             _describe(value, described[value.name])
-    emitted = {*proto.input, *(name for node in proto.node for name in node.output if name)}
+    emitted = {*proto.input, *_emitted(function.graph, {})}
     function.graph.meta[_KEPT] = _Kept(
         described={name: index for index, name in enumerate(described)},
         value_info=tuple(_copied(i) for i in proto.value_info if i.name not in emitted),
@@ -193,64 +219,30 @@ def _describe(value: ir.Value, info: onnx.ValueInfoProto) -> None:
     ir.serde.deserialize_value_info_proto(info, value)
 
 
-def _adopt_nodes(
-    protos: Iterable[onnx.NodeProto], nodes: Iterable[ir.Node], base_dir: str | None
-) -> None:
-    for node_proto, node in zip(protos, nodes, strict=True):
-        _adopt_metadata(node_proto, node)
-        _adopt_attributes(node_proto.attribute, node.attributes, base_dir)
+def _restore_graphs(pairs: list[GraphPair]) -> None:
+    """Complete graphs, and those inside them."""
+    while pairs:
+        pair = pairs.pop()
+        pairs += _restore_graph(*pair)
 
 
-def _adopt_metadata(proto: Any, owner: Any) -> None:
-    """Keep metadata in which a key occurs twice: a mapping would keep the last of them."""
-    entries = [(entry.key, entry.value) for entry in proto.metadata_props]
-    if len(dict(entries)) < len(entries):
-        owner.meta[_REPEATED] = tuple(entries)
-
-
-def _adopt_attributes(
-    protos: Iterable[onnx.AttributeProto], attributes: Any, base_dir: str | None
-) -> None:
-    for proto in protos:
-        if proto.ref_attr_name:
-            continue
-        old = attributes[proto.name]
-        if proto.type == onnx.AttributeProto.TENSOR:
-            tensor = _adopt_tensor(proto.t, old.as_tensor(), base_dir)
-            attributes.add(ir.AttrTensor(proto.name, tensor, doc_string=old.doc_string))
-        elif proto.type == onnx.AttributeProto.TENSORS:
-            tensors = [
-                _adopt_tensor(tensor_proto, tensor, base_dir)
-                for tensor_proto, tensor in zip(proto.tensors, old.as_tensors(), strict=True)
-            ]
-            attributes.add(ir.AttrTensors(proto.name, tensors, doc_string=old.doc_string))
-
-
-def _adopt_tensor(
-    proto: onnx.TensorProto, tensor: ir.TensorProtocol | None, base_dir: str | None
-) -> ir.TensorProtocol:
-    if isinstance(tensor, ir.ExternalTensor) and base_dir is not None:
-        tensor.base_dir = base_dir
-        return tensor
-    return tensor if isinstance(tensor, ir.StringTensor) else ProtoTensor(proto)
-
-
-def _restore_graph(proto: onnx.GraphProto, graph: ir.Graph) -> None:
-    _restore_metadata(proto, graph)
-    _restore_nodes(proto.node, graph)
+def _restore_graph(proto: onnx.GraphProto, graph: ir.Graph) -> list[GraphPair]:
+    restore_metadata(proto, graph)
+    inside = restore_nodes(proto.node, graph)
     for tensor in proto.initializer:
-        _write_metadata_once(tensor)
+        write_metadata_once(tensor)
     kept: _Kept | None = graph.meta.get(_KEPT)
     if kept is None:
-        return
-    interface = {value.name for value in (*graph.inputs, *graph.outputs)}
-    known = interface | _names(graph)
+        return inside
+    inputs = {value.name for value in graph.inputs}
+    interface = inputs.union(value.name for value in graph.outputs)
+    known = interface | _names(graph) if kept.value_info or kept.quantization else interface
     _rewrite(
         proto.value_info,
         "name",
         kept.described,
         [info for info in kept.value_info if info.name in interface or info.name not in known],
-        # The entry that onnx-ir adds for an initializer says nothing that the tensor does not.
+        # In subgraphs; the main graph was written without them.
         drop=graph.initializers.keys() - kept.described.keys(),
     )
     _rewrite(
@@ -259,55 +251,20 @@ def _restore_graph(proto: onnx.GraphProto, graph: ir.Graph) -> None:
         kept.annotated,
         [entry for entry in kept.quantization if entry.tensor_name not in known],
     )
-    inputs = {value.name for value in graph.inputs}
     for output in proto.output:
         if output.name in kept.outputs and output.name in inputs:
             output.CopyFrom(kept.outputs[output.name])
+    return inside
 
 
 def _restore_function(proto: onnx.FunctionProto, function: ir.Function) -> None:
-    _restore_metadata(proto, function.graph)
-    _restore_nodes(proto.node, function)
-    for graph_proto, graph in _subgraph_pairs(proto.node, function):
-        _restore_graph(graph_proto, graph)
+    restore_metadata(proto, function.graph)
+    _restore_graphs(restore_nodes(proto.node, function))
     kept: _Kept | None = function.graph.meta.get(_KEPT)
     if kept is not None:
         known = _names(function.graph)
         extras = [info for info in kept.value_info if info.name not in known]
         _rewrite(proto.value_info, "name", kept.described, extras)
-
-
-def _restore_nodes(protos: Iterable[onnx.NodeProto], nodes: Iterable[ir.Node]) -> None:
-    for proto, node in zip(protos, nodes, strict=True):
-        _restore_metadata(proto, node)
-        proto.output.extend([""] * (len(node.outputs) - len(proto.output)))
-        for attribute in proto.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                _write_metadata_once(attribute.t)
-            for tensor in attribute.tensors:
-                _write_metadata_once(tensor)
-
-
-def _restore_metadata(proto: Any, owner: Any) -> None:
-    kept: tuple[tuple[str, str], ...] = owner.meta.get(_REPEATED, ())
-    if not kept:
-        return
-    now, last = {entry.key: entry.value for entry in proto.metadata_props}, dict(kept)
-    # What was changed since, by its key, is as it is now.
-    entries = [(key, value) for key, value in kept if now.get(key) == last[key]]
-    entries += [(key, value) for key, value in now.items() if last.get(key) != value]
-    del proto.metadata_props[:]
-    for key, value in entries:
-        proto.metadata_props.add(key=key, value=value)
-
-
-def _write_metadata_once(tensor: onnx.TensorProto) -> None:
-    if len(tensor.metadata_props) > 1:
-        entries = {entry.key: entry.value for entry in tensor.metadata_props}
-        if len(entries) < len(tensor.metadata_props):
-            del tensor.metadata_props[:]
-            for key, value in entries.items():
-                tensor.metadata_props.add(key=key, value=value)
 
 
 def _rewrite(
@@ -326,9 +283,9 @@ def _rewrite(
         getattr(entry, key) == name for entry, name in zip(field, ordered, strict=True)
     ):
         return
-    copies = [_copied(entries[name]) for name in ordered]
+    rewritten = [entries[name] for name in ordered]
     del field[:]
-    field.extend(copies)
+    field.extend(rewritten)
 
 
 def _qualifiers(proto: onnx.ModelProto) -> tuple[str, ...]:

@@ -97,11 +97,11 @@ def check_text(message: Message) -> None:
         for entry in (*message.external_data, *message.metadata_props):
             check_text(entry)
         return
-    if isinstance(message, onnx.TensorShapeProto):
-        # The most numerous of messages.
-        for dim in message.dim:
-            _check_decoded(dim.dim_param, dim, "dim_param")
-            _check_decoded(dim.denotation, dim, "denotation")
+    if isinstance(message, onnx.ValueInfoProto) and _is_plain_text(message):
+        return
+    if isinstance(message, onnx.NodeProto) and _reads_as_text(message):
+        for part in (*message.attribute, *message.metadata_props, *message.device_configurations):
+            check_text(part)
         return
     texts = _texts(message.DESCRIPTOR)
     for field, value in message.ListFields():
@@ -114,6 +114,35 @@ def check_text(message: Message) -> None:
         else:
             for each in (value,) if isinstance(value, Message) else value:
                 check_text(each)
+
+
+# Most of a model's texts are in nodes and descriptions, and are asked for without a list of
+# fields: joining what is not text fails.
+
+
+def _is_plain_text(info: onnx.ValueInfoProto) -> bool:
+    """Tell whether a description of a tensor, without metadata, has nothing but text for text."""
+    kind = info.type
+    if info.metadata_props or kind.WhichOneof("value") != "tensor_type":
+        return False
+    texts = [info.name, info.doc_string, kind.denotation]
+    for dim in kind.tensor_type.shape.dim:
+        texts += (dim.dim_param, dim.denotation)
+    try:
+        "".join(texts)
+    except TypeError:
+        return False
+    return True
+
+
+def _reads_as_text(node: onnx.NodeProto) -> bool:
+    """Tell whether all texts of a node itself are text."""
+    own = (node.name, node.op_type, node.domain, node.overload, node.doc_string)
+    try:
+        "".join((*own, *node.input, *node.output))
+    except TypeError:
+        return False
+    return True
 
 
 @cache
@@ -241,13 +270,16 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], names: set[str], outer: list[s
                 in_order = False
             elif not any(name in scope for scope in outer):
                 raise ModelError(f"{_describe(node)} reads {quoted(name)}, which nothing produces")
-        _check_attributes(_describe(node), node.attribute)
-        if not all(entry.configuration_id for entry in node.device_configurations):
+        if node.device_configurations and not all(
+            entry.configuration_id for entry in node.device_configurations
+        ):
             raise ModelError(f"{_describe(node)}: a device configuration has no name")
-        # A subgraph may read what an outer node produces later; the sort puts that right.
-        for subgraph in _subgraphs(node):
-            in_order &= _check_graph(subgraph, [*outer, everything])
-            in_order &= not _reads(subgraph, produced - names)
+        if node.attribute:
+            _check_attributes(node, node.attribute)
+            # A subgraph may read what an outer node produces later; the sort puts that right.
+            for subgraph in _subgraphs(node):
+                in_order &= _check_graph(subgraph, [*outer, everything])
+                in_order &= not _reads(subgraph, produced - names)
         names.update(filter(None, node.output))
     return in_order
 
@@ -268,26 +300,31 @@ def _reads(graph: onnx.GraphProto, names: set[str]) -> bool:
     )
 
 
-def _check_attributes(where: str, attributes: Iterable[onnx.AttributeProto]) -> None:
+def _check_attributes(
+    owner: str | onnx.NodeProto, attributes: Iterable[onnx.AttributeProto]
+) -> None:
     seen: set[str] = set()
     for attribute in attributes:
-        name = attribute.name
+        name, kind = attribute.name, attribute.type
         if name in seen:
-            raise ModelError(f"{where}: attribute {quoted(name)} is given twice")
+            raise ModelError(f"{_describe(owner)}: attribute {quoted(name)} is given twice")
         seen.add(name)
         if attribute.ref_attr_name:
             continue
-        if attribute.type not in _ATTRIBUTE_TYPES:
-            raise ModelError(f"{where}: attribute {quoted(name)} has no valid type")
-        if attribute.type in _SPARSE:
+        if kind not in _ATTRIBUTE_TYPES:
+            raise ModelError(f"{_describe(owner)}: attribute {quoted(name)} has no valid type")
+        if kind in _SPARSE:
             raise UnsupportedModelError(
-                f"{where}: attribute {quoted(name)} holds a sparse tensor, which is not supported"
+                f"{_describe(owner)}: attribute {quoted(name)} holds a sparse tensor, "
+                "which is not supported"
             )
-        if attribute.type == onnx.AttributeProto.TENSOR:
+        if kind == onnx.AttributeProto.TENSOR:
             _check_tensor(attribute.t)
         for tensor in attribute.tensors:
             _check_tensor(tensor)
-        for tp in (attribute.tp, *attribute.type_protos):
+        if attribute.HasField("tp"):
+            _check_type(name, attribute.tp)
+        for tp in attribute.type_protos:
             _check_type(name, tp)
 
 
@@ -296,7 +333,7 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
         raise ModelError(
             f"tensor {quoted(tensor.name)} has unknown element type {tensor.data_type}"
         )
-    if any(dim < 0 for dim in tensor.dims):
+    if tensor.dims and min(tensor.dims) < 0:
         raise ModelError(f"tensor {quoted(tensor.name)} has a negative dimension")
 
 
@@ -322,5 +359,7 @@ def _check_unique(what: str, names: Iterable[str]) -> None:
         seen.add(name)
 
 
-def _describe(node: onnx.NodeProto) -> str:
-    return f"node {quoted(node.name)} ({quoted(node.op_type)[1:-1]})"
+def _describe(owner: str | onnx.NodeProto) -> str:
+    if isinstance(owner, str):
+        return owner
+    return f"node {quoted(owner.name)} ({quoted(owner.op_type)[1:-1]})"
