@@ -8,10 +8,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from google.protobuf.message import Message
 from onnx import TensorProto, helper, numpy_helper
 
 from onnx_structdrop.errors import ArgumentTypeError, ModelError, UnsupportedModelError
 from onnx_structdrop.graph.convert import as_ir, from_proto, like, to_proto
+from onnx_structdrop.graph.files.wellformed import check_text
 
 MODELS = sorted((Path(__file__).parents[2] / "models").glob("*.onnx"))
 FLOAT = TensorProto.FLOAT
@@ -464,6 +466,36 @@ def test_text_that_is_not_utf8(text):
     broken = onnx.ModelProto.FromString(content.replace(text.encode(), b"\xff" * len(text)))
     with pytest.raises(ModelError, match="is not UTF-8"):
         as_ir(broken)
+
+
+def text_paths(kind, above=()):
+    """Yield the fields that lead to each text in a message, no kind of message twice on a way."""
+    for field in kind.fields:
+        inner = field.message_type
+        if field.type == field.TYPE_STRING:
+            yield (field,)
+        elif inner is not None and inner not in (*above, kind):
+            for path in text_paths(inner, (*above, kind)):
+                yield (field, *path)
+
+
+def test_each_text_of_a_model_is_checked():
+    paths = list(text_paths(onnx.ModelProto.DESCRIPTOR))
+    assert len(paths) > 500
+    for path in paths:
+        model = message = onnx.ModelProto()
+        for field in path[:-1]:
+            inner = getattr(message, field.name)
+            message = inner if isinstance(inner, Message) else inner.add()
+        last = path[-1]
+        if isinstance(getattr(message, last.name), str):
+            setattr(message, last.name, "text")
+        else:
+            getattr(message, last.name).append("text")
+        check_text(model)
+        broken = onnx.ModelProto.FromString(model.SerializeToString().replace(b"text", b"\xff" * 4))
+        with pytest.raises(ModelError, match=f"{message.DESCRIPTOR.name}.{last.name} is not UTF-8"):
+            check_text(broken)
 
 
 def test_messages_stay_on_one_short_line():
