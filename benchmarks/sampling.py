@@ -1,12 +1,14 @@
 """Measure Monte-Carlo dropout: naive loop, batch replication, the sampler, and the ideal.
 
-    python benchmarks/sampling.py [--depth 18 50] [--rounds 3] [--images 4] [--samples 30]
+    python benchmarks/sampling.py [--depth 18 50] [--rounds 4] [--images 2] [--samples 30]
                                   [--threads 2] [--skip-memory] [--json FILE] [--docs]
 
 ResNets at 224x224 with DropBlock at the head, in the last stage, in the last two stages. Timed in
-turn, round by round, in one process and with the native kernels: the whole model for every sample;
-the whole model on each image repeated for all its samples at once; the sampler, statistics
-included; and the ideal, which is the prefix once and the suffix for every sample, each alone.
+turn, in one process and with the native kernels: the whole model for every sample; the whole model
+on each image repeated for all its samples at once; the sampler, statistics included; and the
+ideal, which is the prefix once and the suffix for every sample, each alone. Every round loads all
+of it anew: two sessions of one model differ by up to a third, by the pages that their weights come
+to lie on. On Linux they differ less with GLIBC_TUNABLES=glibc.malloc.hugetlb=1.
 
 Then a process of its own streams 10,000 images through a sampler, and prints its memory on the way.
 On a machine that others use as well, the ratio of CPU time says more than that of time.
@@ -26,6 +28,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -38,9 +41,13 @@ import onnx_structdrop as sd
 from onnx_structdrop.graph.convert import as_ir
 from onnx_structdrop.mc.sessions import PartSession, as_ort_value
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "sampling.md"
 SPEC = sd.DropBlock2D(0.1, 7, seed=1, normalize="sample")
+ENOUGH = 2.0  # seconds
 IDEAL_GOAL, HEAD_GOAL, GROWTH_GOAL = 1.10, 10.0, 1.05
 STREAMED = 10_000
 
@@ -90,20 +97,33 @@ def cases(depth: int, placement: str, images: np.ndarray, samples: int, threads:
     }, sampler
 
 
-def timed(jobs: dict, rounds: int) -> tuple[dict, dict]:
-    """Run all jobs in turn after the short ones to warm up; return seconds, and CPU seconds."""
-    for name in ("prefix", "suffix", "sampler"):
+def timed(jobs: dict, number: int) -> dict[str, tuple[float, float]]:
+    """Run all jobs; return seconds and CPU seconds.
+
+    Odd rounds go backwards. What is short is warmed up, and goes in turn for about `ENOUGH`.
+    """
+    short = ["prefix", "suffix", "sampler"][:: -1 if number % 2 else 1]
+    for name in short:
         jobs[name]()
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
-    processor: dict[str, list[float]] = {name: [] for name in jobs}
-    names = list(jobs)
-    for number in range(rounds):
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            started, used = time.perf_counter(), time.process_time()
-            jobs[name]()
-            seconds[name].append(time.perf_counter() - started)
-            processor[name].append(time.process_time() - used)
-    return seconds, processor
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in jobs}
+    started = time.perf_counter()
+    while time.perf_counter() - started < ENOUGH:
+        for name in short:
+            seconds[name].append(once(jobs[name]))
+    for name in jobs:
+        if name not in short:
+            seconds[name].append(once(jobs[name]))
+    return {
+        name: (statistics.median(one[0] for one in found), statistics.median(o[1] for o in found))
+        for name, found in seconds.items()
+    }
+
+
+def once(job: Callable[[], object]) -> tuple[float, float]:
+    """Run a job and return its seconds, and those of the processors."""
+    started, used = time.perf_counter(), time.process_time()
+    job()
+    return time.perf_counter() - started, time.process_time() - used
 
 
 def measured(arguments: argparse.Namespace, progress: Progress) -> list[dict]:
@@ -111,20 +131,24 @@ def measured(arguments: argparse.Namespace, progress: Progress) -> list[dict]:
     shape = (arguments.images, 3, 224, 224)
     images = np.random.default_rng(0).standard_normal(shape, np.float32)
     found = []
-    task = progress.add_task("placements", total=len(arguments.depth) * len(PLACEMENTS))
-    for depth in arguments.depth:
-        for placement in PLACEMENTS:
+    tried = [(depth, placement) for depth in arguments.depth for placement in PLACEMENTS]
+    task = progress.add_task("placements", total=len(tried) * arguments.rounds)
+    for depth, placement in tried:
+        entry: dict = {"depth": depth, "placement": placement, "seconds": {}, "processor": {},
+                       "first_call": [], "rows": [], "per_row": []}  # fmt: skip
+        for number in range(arguments.rounds):
             jobs, sampler = cases(depth, placement, images, arguments.samples, arguments.threads)
             started = time.perf_counter()
             sampler(images)
-            first = time.perf_counter() - started
-            seconds, processor = timed(jobs, arguments.rounds)
+            entry["first_call"].append(time.perf_counter() - started)
+            for name, (seconds, processor) in timed(jobs, number).items():
+                entry["seconds"].setdefault(name, []).append(seconds)
+                entry["processor"].setdefault(name, []).append(processor)
             (plan,) = sampler.plans
-            found.append({"depth": depth, "placement": placement,
-                          "seconds": seconds, "processor": processor,
-                          "first_call": first, "rows": plan.rows,
-                          "per_row": dict(plan.measured)})  # fmt: skip
+            entry["rows"].append(plan.rows)
+            entry["per_row"].append(dict(plan.measured))
             progress.advance(task)
+        found.append(entry)
     return found
 
 
@@ -142,6 +166,11 @@ def spreads(entry: dict, of: str = "seconds") -> dict[str, Spread]:
 
 
 # ---------------------------------------------------------------------------------------- memory
+def pages() -> str:
+    """Return which pages were asked for, for a heading."""
+    return ", huge pages" if "malloc.hugetlb=1" in os.environ.get("GLIBC_TUNABLES", "") else ""
+
+
 def resident(field: str) -> float:
     """Return memory of this process in MB: VmRSS now, VmHWM at most so far."""
     text = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
@@ -195,7 +224,7 @@ def rows_of(found: list[dict]) -> list[list[str]]:
             spread["sampler to ideal"].text(),
             spreads(entry, "processor")["sampler to ideal"].text(),
             f"{spread['loop to sampler'].median:.1f}",
-            str(entry["rows"]),
+            " ".join(map(str, sorted(set(entry["rows"])))),
         ])  # fmt: skip
     return rows
 
@@ -234,8 +263,8 @@ def main() -> int:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--depth", type=int, nargs="*", choices=(18, 50), default=[18, 50])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, default=4, help="in a batch")
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--images", type=int, default=2, help="in a batch")
     parser.add_argument("--samples", type=int, default=30)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--skip-memory", action="store_true")
@@ -253,7 +282,8 @@ def main() -> int:
         profile = [] if arguments.skip_memory else memory()
     head = (
         f"{arguments.images} images of 224x224, {arguments.samples} samples, "
-        f"{arguments.threads} threads, {arguments.rounds} rounds, load {load:.1f} at the start; "
+        f"{arguments.threads} threads, {arguments.rounds} rounds{pages()}, "
+        f"load {load:.1f} at the start; "
         "medians, and quartiles of the ratio within rounds."
     )
     table = Table(*HEADER, box=None, title=head, title_justify="left")
