@@ -24,7 +24,6 @@ import json
 import os
 import pathlib
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -37,6 +36,7 @@ from dense_nets import deep_net, dense_net, large_net
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from spread import Spread
 
 import onnx_structdrop as sd
 
@@ -52,21 +52,6 @@ GROWTH = 12.0
 NODES = (1_000, 10_000)
 LARGE = 2_500_000_000  # bytes
 MEMORY = 0.3  # GB
-
-
-@dataclasses.dataclass
-class Spread:
-    """Median and quartiles."""
-
-    median: float
-    lower: float
-    upper: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        """Summarise numbers, of which there are at least two."""
-        lower, median, upper = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, lower, upper)
 
 
 @dataclasses.dataclass

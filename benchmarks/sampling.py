@@ -19,7 +19,6 @@ than the loop at the head, or if memory grows with the number of images.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import pathlib
@@ -36,6 +35,7 @@ from residual_nets import PLACEMENTS, resnet, sites_at
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from spread import Spread
 
 import onnx_structdrop as sd
 from onnx_structdrop.graph.convert import as_ir
@@ -50,26 +50,6 @@ SPEC = sd.DropBlock2D(0.1, 7, seed=1, normalize="sample")
 ENOUGH = 2.0  # seconds
 IDEAL_GOAL, HEAD_GOAL, GROWTH_GOAL = 1.10, 10.0, 1.05
 STREAMED = 10_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """Median and quartiles."""
-
-    lower: float
-    median: float
-    upper: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        """Summarise numbers."""
-        if len(values) == 1:
-            return cls(values[0], values[0], values[0])
-        return cls(*statistics.quantiles(values, n=4, method="inclusive"))
-
-    def text(self, places: int = 2) -> str:
-        """Return the numbers for a table."""
-        return f"{self.median:.{places}f} ({self.lower:.{places}f} to {self.upper:.{places}f})"
 
 
 def cases(depth: int, placement: str, images: np.ndarray, samples: int, threads: int):

@@ -1,7 +1,7 @@
 """Training on the plain onnxruntime next to onnxruntime-training: time per step, and gradients.
 
     python benchmarks/stock_training.py --other PYTHON [FOLDER...] [--only speed|gradients]
-                                        [--rounds 12] [--batch 16] [--size 64] [--threads 2]
+                                        [--rounds 40] [--batch 16] [--size 64] [--threads 2]
                                         [--json FILE] [--docs]
 
 The two runtimes share their module name, so each has an environment of its own: this runs in that
@@ -302,7 +302,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="*", type=pathlib.Path, metavar="FOLDER")
     parser.add_argument("--other", required=True, help="python with onnxruntime-training")
     parser.add_argument("--only", choices=["speed", "gradients"])
-    parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size", type=int, default=64, help="of axes that are free")
     parser.add_argument("--threads", type=int, default=2)

@@ -12,13 +12,11 @@ native DropBlock takes more than 1.03 of no dropout. Needs the training environm
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
 import json
 import os
 import pathlib
 import re
-import statistics
 import sys
 import tempfile
 import time
@@ -29,6 +27,7 @@ import onnx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
+from spread import Spread
 
 import onnx_structdrop as sd
 from onnx_structdrop.training import Schedule, TrainingSession, generate_artifacts
@@ -39,25 +38,6 @@ STAGES = (3, 4)
 SPEC = sd.DropBlock2D(0.1, 7, seed=1)
 GOAL = 1.03
 BASE = "no dropout"
-
-
-@dataclasses.dataclass(frozen=True)
-class Spread:
-    """Median and quartiles."""
-
-    lower: float
-    median: float
-    upper: float
-
-    @classmethod
-    def of(cls, values: list[float]) -> Spread:
-        """Summarise numbers, of which there are at least two."""
-        return cls(*statistics.quantiles(values, n=4, method="inclusive"))
-
-    def text(self, unit: float = 1.0, places: int = 3) -> str:
-        """Return the numbers for a table."""
-        lower, median, upper = (f"{value * unit:.{places}f}" for value in dataclasses.astuple(self))
-        return f"{median} ({lower} to {upper})"
 
 
 def resnet18(width: int, size: int) -> onnx.ModelProto:
@@ -141,7 +121,7 @@ def main() -> int:
         [
             name,
             Spread.of(found).text(1000, 0),
-            "" if name == BASE else ratios[name].text(),
+            "" if name == BASE else ratios[name].text(places=3),
             f"≤ {GOAL}" if "native" in name else "",
         ]
         for name, found in seconds.items()

@@ -17,7 +17,7 @@ from samples import MODELS
 from test_cli import call, document, refused
 
 import onnx_structdrop as sd
-from onnx_structdrop.mc import Sampler
+from onnx_structdrop.mc import Result, Sampler
 
 MODEL = MODELS / "resnet18_torchscript.onnx"
 SPEC = ("--spec", "SpatialDropout2D", "--rate", "0.3", "--stage", "4")
@@ -269,3 +269,16 @@ def test_names_are_drawn_as_they_are(capsys, small, tmp_path):
     text = target.read_text()
     assert "$\\frac$.png" in text
     assert "line\\nbreak.png" in text
+
+
+def test_labels_of_no_class_are_refused_after_the_first_images(capsys, small, monkeypatch):
+    monkeypatch.setattr("onnx_structdrop.commands.mc._BYTES", 1)  # one image at a time
+    labels, target = small / "many.npy", small / "o.npz"
+    np.save(labels, np.array([0, 1, 2, 3, 7]))
+    shown = []
+    monkeypatch.setattr(Result, "concat", shown.append)
+    arguments = (small / "m.onnx", small / "x.npz", "-o", target, "--labels", labels)
+    error = refused(capsys, small, 1, "mc", *arguments, "--output-name", "scores", "-T", 2)
+    assert "labels go from 0 to 7, but output 'scores' has 4 classes" in error
+    assert not shown
+    assert not target.exists()

@@ -29,7 +29,7 @@ def refused(capsys, code, *argv):
         (("--from", "somewhere", "--spec", "DropBlock2D"), "--from brings model"),
         (("--from", "somewhere", "model.onnx"), "--from brings model"),
         (("--schedule", "steep"), "steep"),
-        (("--spec", "Dropout", "--block-size", "3"), "--rate is needed"),
+        (("--spec", "Dropout", "--block-size", "3"), "does not apply to Dropout"),
     ],
 )
 def test_usage(tmp_path, capsys, arguments, word):

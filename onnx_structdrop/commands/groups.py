@@ -111,8 +111,8 @@ def _spec_name(text: str) -> str:
     return {name.lower(): name for name in SPEC_NAMES}.get(text.lower(), text)
 
 
-def spec(parser: argparse.ArgumentParser, title: str) -> None:
-    """Add what describes a specification."""
+def spec(parser: argparse.ArgumentParser, title: str, *, block_size: int = 7) -> None:
+    """Add what describes a specification; `block_size` is what the command takes if none is given."""
     group = parser.add_argument_group("specification", f"{title[0].upper()}{title[1:]}.")
     group.add_argument(
         "--spec", type=_spec_name, choices=SPEC_NAMES, metavar="SPEC", help=", ".join(SPEC_NAMES)
@@ -122,7 +122,7 @@ def spec(parser: argparse.ArgumentParser, title: str) -> None:
         "--block-size",
         type=values.block_size,
         metavar="B",
-        help="DropBlock: 7, or 7,5 per axis (default: 7)",
+        help=f"DropBlock: 7, or 7,5 per axis (default: {block_size})",
     )
     group.add_argument(
         "--shared-axes",

@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
     images = _images(options, sampler)
     labels = _labels(options.labels, images.count)
     started = time.perf_counter()
-    result = _sampled(sampler, images)
+    result = _sampled(sampler, images, labels)
     seconds = time.perf_counter() - started
     scores = _scores(result, labels)
     drawn = None
@@ -184,7 +184,7 @@ def _labels(path: str | None, count: int) -> np.ndarray | None:
     return np.asarray(labels)
 
 
-def _sampled(sampler: Sampler, images: Images) -> Result:
+def _sampled(sampler: Sampler, images: Images, labels: np.ndarray | None) -> Result:
     first = next(iter(images.batches(1)))
     arrays = first.values() if isinstance(first, dict) else [first]
     each = max(1, sum(array.nbytes for array in arrays))
@@ -192,6 +192,8 @@ def _sampled(sampler: Sampler, images: Images) -> Result:
     parts = []
     with _progress(images.count) as advance:
         for part in sampler.stream(images.batches(size)):
+            if labels is not None and not parts:
+                _check_labels(part, labels)  # before hours of sampling
             parts.append(part)
             advance(part.images)
     return Result.concat(parts)
@@ -218,11 +220,8 @@ def _progress(images: int) -> Iterator[Callable[[int], None]]:
         yield lambda done: shown.advance(task, done)
 
 
-def _scores(result: Result, labels: np.ndarray | None) -> dict[str, dict[str, float]]:
-    """Return how good each output is, where there are labels."""
-    if labels is None:
-        return {}
-    scores = {}
+def _check_labels(result: Result, labels: np.ndarray) -> None:
+    """Refuse labels that an output has no classes for."""
     for name, one in result.items():
         axis = one.kind.class_axis
         if axis is None and not one.kind.events:
@@ -230,6 +229,21 @@ def _scores(result: Result, labels: np.ndarray | None) -> dict[str, dict[str, fl
                 f"output {name!r} was taken for {one.kind}, which labels do not fit; leave "
                 "--labels out, or say what it is by --task and --values"
             )
+        classes = 2 if axis is None else one.mean.shape[axis]
+        if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+            raise ArgumentError(
+                f"labels go from {labels.min()} to {labels.max()}, but output {name!r} has "
+                f"{classes} classes, from 0"
+            )
+
+
+def _scores(result: Result, labels: np.ndarray | None) -> dict[str, dict[str, float]]:
+    """Return how good each output is, where there are labels."""
+    if labels is None:
+        return {}
+    scores = {}
+    for name, one in result.items():
+        axis = one.kind.class_axis
         kept, known = finite_images(one, labels)
         if len(kept) < len(labels):
             message(f"{name}: scored on {len(kept)} images, whose samples are finite")

@@ -9,7 +9,10 @@ import argparse
 
 from onnx_structdrop.commands import groups, values
 
-__all__ = ["bench", "cost", "mc", "train"]
+__all__ = ["TRAIN_BLOCK_SIZE", "bench", "cost", "mc", "train"]
+
+TRAIN_BLOCK_SIZE = 3
+"""Of DropBlock in training on digits, whose maps are small."""
 
 
 def mc(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +141,9 @@ def train(parser: argparse.ArgumentParser) -> None:
         help="train with the artifacts of an earlier run instead of making them; this works with "
         "the plain onnxruntime, too",
     )
-    groups.spec(parser, "what to insert (default: DropBlock2D, rate 0.2, block size 3)")
+    groups.spec(
+        parser, "what to insert (default: DropBlock2D, rate 0.2)", block_size=TRAIN_BLOCK_SIZE
+    )
     groups.filters(parser, "insert at (default: those of --placement paper)")
     group = parser.add_argument_group("training")
     group.add_argument("--no-dropout", action="store_true", help="train the model as it is")

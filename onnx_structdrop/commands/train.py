@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnx_structdrop.commands.runs import TRAIN_BLOCK_SIZE
 from onnx_structdrop.commands.selection import has_filters, select
 from onnx_structdrop.commands.specification import specification
 from onnx_structdrop.commands.usage import UsageError
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _MODEL = "trainable/digits_resnet.onnx"
-_DEFAULTS = {"spec": "DropBlock2D", "rate": 0.2, "block_size": 3}
+_SPEC, _RATE = "DropBlock2D", 0.2
 _OTHER_DATA = "docs/training.md tells how to train on other data"
 _ROWS = 10
 _SQUARE = 0.375
@@ -146,10 +147,10 @@ def _dropping(options: argparse.Namespace, model: ir.Model) -> tuple[ir.Model, s
     name = Path(options.model or _MODEL).stem
     if options.no_dropout:
         return model, f"{name} without dropout"
-    if options.spec is None:
-        for option, value in _DEFAULTS.items():
-            if getattr(options, option) is None:
-                setattr(options, option, value)
+    options.spec = options.spec or _SPEC
+    options.rate = _RATE if options.rate is None else options.rate
+    if options.block_size is None and options.spec.startswith("DropBlock"):
+        options.block_size = TRAIN_BLOCK_SIZE
     spec = specification(options)
     if not has_filters(options):
         options.placement = "paper"
