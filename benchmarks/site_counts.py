@@ -7,6 +7,7 @@ from the architectures. Run as ``python benchmarks/site_counts.py [CORPUS]``: it
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections import Counter
@@ -136,11 +137,15 @@ def row(name: str, paths: list[Path]) -> tuple[list[str], bool]:
     return [name, family, *cells, *places, "yes" if agree else "**NO**"], agree
 
 
-def main(arguments: list[str]) -> int:
+def main() -> int:
     """Print the table of the sample models, and of a corpus if one is given."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("corpus", type=Path, nargs="?", help="folder of further models")
+    corpus = parser.parse_args().corpus
     groups = {path.stem: [path] for path in sorted(MODELS.glob("*.onnx"))}
-    if arguments:
-        corpus = Path(arguments[0])
+    if corpus is not None:
+        if not (corpus / "index.json").is_file():
+            parser.error(f"{corpus} is no corpus: it has no index.json")
         for entry in json.loads((corpus / "index.json").read_text()):
             path = corpus / entry["file"]
             groups[path.stem] = [path]
@@ -159,4 +164,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
