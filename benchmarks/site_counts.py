@@ -137,11 +137,11 @@ def row(name: str, paths: list[Path]) -> tuple[list[str], bool]:
     return [name, family, *cells, *places, "yes" if agree else "**NO**"], agree
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Print the table of the sample models, and of a corpus if one is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("corpus", type=Path, nargs="?", help="folder of further models")
-    corpus = parser.parse_args().corpus
+    corpus = parser.parse_args(arguments).corpus
     groups = {path.stem: [path] for path in sorted(MODELS.glob("*.onnx"))}
     if corpus is not None:
         if not (corpus / "index.json").is_file():

@@ -189,7 +189,7 @@ def _sampled(sampler: Sampler, images: Images, labels: np.ndarray | None) -> Res
     arrays = first.values() if isinstance(first, dict) else [first]
     each = max(1, sum(array.nbytes for array in arrays))
     size = max(1, min(images.count, _BYTES // each))
-    parts = []
+    parts: list[Result] = []
     with _progress(images.count) as advance:
         for part in sampler.stream(images.batches(size)):
             if labels is not None and not parts:
