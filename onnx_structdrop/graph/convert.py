@@ -47,10 +47,10 @@ from onnx_structdrop.graph.files.external import check_references, external_tens
 from onnx_structdrop.graph.files.fidelity import adopt, restore, written_initializers
 from onnx_structdrop.graph.files.stream import Outline, hollow
 from onnx_structdrop.graph.files.tensors import all_graphs, tensor_slots, unshared
+from onnx_structdrop.graph.files.texts import check_text
 from onnx_structdrop.graph.files.wellformed import (
     check_header,
     check_structure,
-    check_text,
     one_line,
     quoted,
 )

@@ -29,7 +29,8 @@ from onnx_structdrop.graph.files.external import (
 from onnx_structdrop.graph.files.parsing import parse
 from onnx_structdrop.graph.files.stream import UnevenError, fits, pieces
 from onnx_structdrop.graph.files.tensors import proto_tensors
-from onnx_structdrop.graph.files.wellformed import check_header, check_text, one_line, quoted
+from onnx_structdrop.graph.files.texts import check_text
+from onnx_structdrop.graph.files.wellformed import check_header, one_line, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

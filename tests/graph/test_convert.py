@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_structdrop.errors import ArgumentTypeError, ModelError, UnsupportedModelError
 from onnx_structdrop.graph.convert import as_ir, from_proto, like, to_proto
-from onnx_structdrop.graph.files.wellformed import check_text
+from onnx_structdrop.graph.files.texts import check_text
 
 MODELS = sorted((Path(__file__).parents[2] / "models").glob("*.onnx"))
 FLOAT = TensorProto.FLOAT

@@ -10,8 +10,8 @@ from onnx_structdrop.graph.topology.layout import MIXED, Axis, Layout, Role, reg
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from onnx_structdrop.graph.topology.known import Known
     from onnx_structdrop.graph.topology.shapes import Dim
-    from onnx_structdrop.graph.topology.transfer import Known
 
 __all__ = ["reshape"]
 

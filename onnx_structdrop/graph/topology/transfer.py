@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 from math import isfinite
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from onnx_structdrop.graph.topology.dataflow import (
     attribute_int,
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-    from onnx_structdrop.graph.topology.shapes import Dim
+    from onnx_structdrop.graph.topology.known import Known
 
-__all__ = ["CONVOLUTIONS", "POOLS", "PRODUCTS", "Known", "transfer"]
+__all__ = ["CONVOLUTIONS", "POOLS", "PRODUCTS", "transfer"]
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "DeformConv", "FusedConv"})
 """Operators that convolve floating-point maps."""
@@ -54,24 +54,6 @@ _REDUCTIONS = operators(
     """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd
     ReduceSum ReduceSumSquare"""
 )
-
-
-class Known(Protocol):
-    """What is known so far: layouts, shapes and data edges of the values before a node."""
-
-    input_sizes: tuple[int | None, ...] | None
-
-    def layout(self, value: ir.Value | None) -> Layout | None:
-        """Return the layout of a value."""
-
-    def dims(self, value: ir.Value | None) -> tuple[Dim, ...] | None:
-        """Return the shape of a value."""
-
-    def inputs(self, node: ir.Node) -> tuple[ir.Value, ...]:
-        """Return the data inputs of a node."""
-
-    def origins(self, value: ir.Value | None) -> tuple[ir.Value, ...]:
-        """Return the data values whose shapes a value was computed from."""
 
 
 def transfer(known: Known, node: ir.Node) -> Layout | None:
