@@ -17,6 +17,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 
 from onnx_structdrop.errors import ArgumentError, ArgumentTypeError, ModelError, OutputError
+from onnx_structdrop.graph.collector import uncollected
 from onnx_structdrop.graph.convert import as_ir, from_proto, outlined, to_proto
 from onnx_structdrop.graph.files.atomic import Replacement
 from onnx_structdrop.graph.files.external import (
@@ -60,6 +61,7 @@ _LONGEST_MAGIC = max(place + len(magic) for place, magic, _ in _OTHER_FORMATS)
 _SYSTEM_FOLDERS = (("/", "dev"), ("/", "proc"))
 
 
+@uncollected()
 def load(path: str | os.PathLike[str]) -> ir.Model:
     """Read a model from a file that need not be trusted.
 
@@ -99,6 +101,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
         raise type(error)(f"{_shown(source)}: {error}") from error.__cause__
 
 
+@uncollected()
 def save(
     model: onnx.ModelProto | ir.Model,
     path: str | os.PathLike[str],
