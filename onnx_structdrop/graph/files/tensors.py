@@ -175,7 +175,8 @@ def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
     for node in nodes:
-        yield from _attribute_tensors(node.attribute)
+        if node.attribute:
+            yield from _attribute_tensors(node.attribute)
 
 
 def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[onnx.TensorProto]:
@@ -188,7 +189,9 @@ def _attribute_tensors(attributes: Iterable[onnx.AttributeProto]) -> Iterator[on
             yield from _graph_tensors(attribute.g)
         for graph in attribute.graphs:
             yield from _graph_tensors(graph)
-        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+        if attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+        for sparse in attribute.sparse_tensors:
             yield from (sparse.values, sparse.indices)
 
 

@@ -169,24 +169,26 @@ def _check_graph(graph: onnx.GraphProto, outer: list[set[str]]) -> bool:
 def _check_nodes(nodes: Sequence[onnx.NodeProto], names: set[str], outer: list[set[str]]) -> bool:
     """Check `nodes` and add what they produce to `names`; tell whether they are in order."""
     produced: set[str] = set()
-    for node in nodes:
-        for name in filter(None, node.output):
+    outputs = [node.output[:] for node in nodes]
+    for node, results in zip(nodes, outputs, strict=True):
+        for name in results:
+            if not name:
+                continue
             if name in names or name in produced:
                 raise ModelError(f"{_describe(node)}: {quoted(name)} is defined a second time")
             produced.add(name)
     everything = names | produced
     in_order = True
-    for node in nodes:
-        for name in filter(None, node.input):
-            if name in names:
+    for node, results in zip(nodes, outputs, strict=True):
+        for name in node.input:
+            if not name or name in names:
                 continue
             if name in produced:
                 in_order = False
             elif not any(name in scope for scope in outer):
                 raise ModelError(f"{_describe(node)} reads {quoted(name)}, which nothing produces")
-        if node.device_configurations and not all(
-            entry.configuration_id for entry in node.device_configurations
-        ):
+        devices = node.device_configurations
+        if devices and not all(entry.configuration_id for entry in devices):
             raise ModelError(f"{_describe(node)}: a device configuration has no name")
         if node.attribute:
             _check_attributes(node, node.attribute)
@@ -194,7 +196,7 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], names: set[str], outer: list[s
             for subgraph in _subgraphs(node):
                 in_order &= _check_graph(subgraph, [*outer, everything])
                 in_order &= not _reads(subgraph, produced - names)
-        names.update(filter(None, node.output))
+        names.update(filter(None, results))
     return in_order
 
 
