@@ -370,6 +370,14 @@ def sparse_attribute():
     )
 
 
+def graph_from_caller():
+    model = with_function()
+    model.functions[0].node[0].attribute.add(
+        name="body", ref_attr_name="given", type=onnx.AttributeProto.GRAPH
+    )
+    return model
+
+
 def map_type():
     kind = helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(FLOAT, [1]))
     return model_of(inputs=[helper.make_value_info("m", kind)])
@@ -387,6 +395,7 @@ UNSUPPORTED = {
     training_info: "training_info",
     sparse_initializer: "sparse initializers",
     sparse_attribute: "sparse tensor",
+    graph_from_caller: "'body' stands for a graph that calls of the function give",
     map_type: "map_type",
     outer_value_returned: "enclosing graph",
     newer_ir_version: "IR version",

@@ -26,6 +26,7 @@ _TENSOR_TYPES = frozenset(onnx.TensorProto.DataType.values())
 _ATTRIBUTE_TYPES = frozenset(onnx.AttributeProto.AttributeType.values()) - {
     onnx.AttributeProto.UNDEFINED
 }
+_GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 _SPARSE = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
 
 
@@ -226,6 +227,12 @@ def _check_attributes(
             raise ModelError(f"{_describe(owner)}: attribute {quoted(name)} is given twice")
         seen.add(name)
         if attribute.ref_attr_name:
+            if kind in _GRAPHS:
+                raise UnsupportedModelError(
+                    f"{_describe(owner)}: attribute {quoted(name)} stands for a graph that calls "
+                    "of the function give, which is not supported; inline the function "
+                    "(onnx.inliner)"
+                )
             continue
         if kind not in _ATTRIBUTE_TYPES:
             raise ModelError(f"{_describe(owner)}: attribute {quoted(name)} has no valid type")
