@@ -112,7 +112,7 @@ def _spec_name(text: str) -> str:
 
 
 def spec(parser: argparse.ArgumentParser, title: str, *, block_size: int = 7) -> None:
-    """Add what describes a specification; `block_size` is what the command takes if none is given."""
+    """Add what describes a specification; `block_size` is what is taken if none is given."""
     group = parser.add_argument_group("specification", f"{title[0].upper()}{title[1:]}.")
     group.add_argument(
         "--spec", type=_spec_name, choices=SPEC_NAMES, metavar="SPEC", help=", ".join(SPEC_NAMES)

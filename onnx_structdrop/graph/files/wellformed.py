@@ -8,6 +8,7 @@ before the conversion, and so is text that is not UTF-8. Nothing here reads a we
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,11 @@ _TENSOR_TYPES = frozenset(onnx.TensorProto.DataType.values())
 _ATTRIBUTE_TYPES = frozenset(onnx.AttributeProto.AttributeType.values()) - {
     onnx.AttributeProto.UNDEFINED
 }
+# What onnxruntime says before the reason, which would be cut off by the length of a line.
+_PREAMBLE = re.compile(
+    r"^.*Non-zero status code returned while running (\w+) node\. Name:'(.*?)' Status Message: "
+    r"(?:\S+\.(?:h|cc):\d+ \w+ )?"
+)
 _SPARSE = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
 
 
@@ -50,7 +56,8 @@ def one_line(error: BaseException) -> str:
         if before is None:
             break
         error = before
-    return quoted(" ".join(str(error).split()) or type(error).__name__)[1:-1]
+    text = _PREAMBLE.sub(r"\1 node '\2': ", " ".join(str(error).split()))
+    return quoted(text or type(error).__name__)[1:-1]
 
 
 def check_header(model: onnx.ModelProto) -> None:
