@@ -56,8 +56,13 @@ def one_line(error: BaseException) -> str:
         if before is None:
             break
         error = before
-    text = _PREAMBLE.sub(r"\1 node '\2': ", " ".join(str(error).split()))
+    text = _PREAMBLE.sub(_named, " ".join(str(error).split()))
     return quoted(text or type(error).__name__)[1:-1]
+
+
+def _named(found: re.Match[str]) -> str:
+    name = f"{found[1]} node '{found[2]}': "
+    return "" if found.string.startswith(name, found.end()) else name  # our kernels say it
 
 
 def check_header(model: onnx.ModelProto) -> None:
