@@ -791,7 +791,16 @@ def test_plot_masks_refusals(capsys, tmp_path, dropping):
     refused(capsys, tmp_path, 1, *argv, quiet, mentions=["inference mode"])
     refused(capsys, tmp_path, 1, *argv, dropping, "--node", "n", mentions=["'n'", "relu_14"])
     refused(capsys, tmp_path, 1, *argv, dropping, "--shape", "1,3,8", mentions=["does not fit"])
-    refused(capsys, tmp_path, 1, *argv, dropping, "--input", text, mentions=["x.npy"])
+    refused(
+        capsys,
+        tmp_path,
+        1,
+        *argv,
+        dropping,
+        "--input",
+        text,
+        mentions=["x.npy", "a file of another kind"],
+    )
     refused(capsys, tmp_path, 1, *argv, dropping, "--input", tmp_path / "y.npy", mentions=["y.npy"])
     spec = ("--spec", "DropBlock2D", "--rate", "0.1", "--shape")
     refused(capsys, tmp_path, 1, *argv, *spec, "1,2,3", mentions=["rank"])

@@ -239,7 +239,12 @@ def test_inputs_are_not_written_over(capsys, small, monkeypatch, model, given, t
 
 
 @pytest.mark.parametrize(
-    ("labels", "words"), [("cut.npz", "cannot read"), ("fractions.npy", "labels are whole numbers")]
+    ("labels", "words"),
+    [
+        ("cut.npz", "cannot read"),
+        ("fractions.npy", "labels are whole numbers"),
+        ("pictures/a.png", "as .npy: it is a file of another kind"),
+    ],
 )
 def test_labels_that_are_none(capsys, small, monkeypatch, labels, words):
     monkeypatch.setattr("onnx_structdrop.commands.mc._sampled", None)  # before any sampling
@@ -282,3 +287,42 @@ def test_labels_of_no_class_are_refused_after_the_first_images(capsys, small, mo
     assert "labels go from 0 to 7, but output 'scores' has 4 classes" in error
     assert not shown
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("shape", "output", "words"),
+    [
+        ((5, 4), "scores", "needs (5,); class numbers are labels.argmax(axis=1)"),
+        ((5, 4, 8, 8), "maps", "needs (5, 8, 8); class numbers are labels.argmax(axis=1)"),
+        ((5, 1), "maps", "needs (5, 8, 8)"),
+        ((5, 2), "scores", "needs (5,)"),
+    ],
+)
+def test_labels_of_another_shape(capsys, small, tmp_path, shape, output, words):
+    """Labels of the shape of the scores were taken for events, and scored without a word."""
+    labels, target = tmp_path / "labels.npy", tmp_path / "o.npz"
+    hot = np.zeros(shape, np.int64)
+    hot[:, :1] = 1
+    np.save(labels, hot)
+    error = refused(
+        capsys, tmp_path, 1, "mc", small / "m.onnx", small / "x.npz", "-o", target, "-T", 2,
+        "--labels", labels, "--output-name", output,
+    )  # fmt: skip
+    assert words in error
+    assert not target.exists()
+
+
+def test_pictures_of_a_size_that_the_model_cannot_take(capsys, tmp_path):
+    """It names no size, and halves the one it gets three times."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index, size in enumerate([(50, 60, 3), (64, 64, 3)]):
+        Image.fromarray(np.zeros(size, np.uint8)).save(folder / f"{index}.png")
+    command = (
+        "mc", MODELS / "unet_torchscript.onnx", folder, "-o", tmp_path / "o.npz", "-T", 2,
+        "--spec", "SpatialDropout2D", "--rate", "0.2",
+    )  # fmt: skip
+    error = refused(capsys, tmp_path, 1, *command)
+    assert "Concat node '/Concat': Non concat axis dimensions must match" in error
+    assert "resized to 50 x 60, as the first one is: --size names another" in error
+    assert "64 x 64" in call(capsys, *command, "--size", "64")[0]

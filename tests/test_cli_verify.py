@@ -93,6 +93,7 @@ def test_random_models_are_not_called_equal(capsys, random):
     assert "not comparable" in err
     assert "random" in err
     assert "--inference" not in err
+    assert err.endswith("(structdrop clean brings the rewritten model to its inference form)\n")
 
 
 def test_a_random_original_is_told_with_the_way_out(capsys, random, relu):

@@ -1,4 +1,4 @@
-"""The README's examples are run as they stand; its links and its files exist."""
+"""The README's examples are run as they stand; links of all pages lead to what exists."""
 
 from __future__ import annotations
 
@@ -59,10 +59,22 @@ def test_python(workplace, script):
     subprocess.run([sys.executable, "-c", script], check=True, env=environment())
 
 
-def test_links():
-    targets = re.findall(r"\]\((?!http)([^)#]+)\)", TEXT)
-    assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")]
+
+
+def anchors(page):
+    """Return what links can name of a page: its headings, as GitHub spells them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_links(page):
+    links = re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", page.read_text(encoding="utf-8"))
+    for file, anchor in links:
+        target = page.parent / file if file else page
+        assert target.exists(), file
+        assert not anchor or anchor in anchors(target), (file, anchor)
 
 
 def test_entry_commands_are_those_of_the_project():

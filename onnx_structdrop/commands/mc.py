@@ -19,12 +19,12 @@ from onnx_structdrop.commands.selection import has_filters, select
 from onnx_structdrop.commands.specification import specification
 from onnx_structdrop.commands.usage import UsageError
 from onnx_structdrop.console import message, print_json, print_line, print_table
-from onnx_structdrop.errors import ArgumentError, OutputError
+from onnx_structdrop.errors import ArgumentError, ModelError, OutputError
 from onnx_structdrop.graph.insert import insert
 from onnx_structdrop.graph.io import load
 from onnx_structdrop.graph.sites import find_sites
 from onnx_structdrop.mc import Result, Sampler, metrics
-from onnx_structdrop.mc.images import PICTURES, Images, Preparation, open_images
+from onnx_structdrop.mc.images import PICTURES, Images, Preparation, numpy_fault, open_images
 from onnx_structdrop.plot import check_figure_path, save_figure
 
 if TYPE_CHECKING:
@@ -77,7 +77,16 @@ def run(options: argparse.Namespace) -> int:
     images = _images(options, sampler)
     labels = _labels(options.labels, images.count)
     started = time.perf_counter()
-    result = _sampled(sampler, images, labels)
+    try:
+        result = _sampled(sampler, images, labels)
+    except ModelError as error:
+        if images.guessed is None:
+            raise
+        size = " x ".join(map(str, images.guessed))
+        raise ModelError(
+            f"{error}; the model names no size, so that pictures were resized to {size}, as the "
+            "first one is: --size names another"
+        ) from error
     seconds = time.perf_counter() - started
     scores = _scores(result, labels)
     drawn = None
@@ -172,7 +181,9 @@ def _labels(path: str | None, count: int) -> np.ndarray | None:
         with Path(path).open("rb") as file:  # numpy leaves a broken archive open
             labels = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ArgumentError(f"cannot read the labels {path!r} as .npy: {error}") from error
+        raise ArgumentError(
+            f"cannot read the labels {path!r} as .npy: {numpy_fault(path, error)}"
+        ) from error
     if not isinstance(labels, np.ndarray):
         raise ArgumentError(f"{path!r} holds several arrays; save the labels alone, as .npy")
     if labels.ndim == 0 or len(labels) != count:
@@ -229,6 +240,16 @@ def _check_labels(result: Result, labels: np.ndarray) -> None:
                 f"output {name!r} was taken for {one.kind}, which labels do not fit; leave "
                 "--labels out, or say what it is by --task and --values"
             )
+        one_each = list(one.mean.shape)
+        if axis is not None:
+            del one_each[axis]
+        if list(labels.shape[1:]) != one_each[1:]:
+            one_hot = axis is not None and labels.shape[1:] == one.mean.shape[1:]
+            hint = f"; class numbers are labels.argmax(axis={axis})" if one_hot else ""
+            raise ArgumentError(
+                f"labels have shape {labels.shape}, but output {name!r} ({one.kind}) needs "
+                f"{(len(labels), *one_each[1:])}{hint}"
+            )
         classes = 2 if axis is None else one.mean.shape[axis]
         if labels.size and not 0 <= labels.min() <= labels.max() < classes:
             raise ArgumentError(
@@ -245,8 +266,9 @@ def _scores(result: Result, labels: np.ndarray | None) -> dict[str, dict[str, fl
     for name, one in result.items():
         axis = one.kind.class_axis
         kept, known = finite_images(one, labels)
-        if len(kept) < len(labels):
-            message(f"{name}: scored on {len(kept)} images, whose samples are finite")
+        finite = int((one.nonfinite == 0).sum())
+        if finite < len(labels):
+            message(f"{name}: scored on {finite} images, whose samples are finite")
         if len(kept):
             scores[name] = metrics.evaluate(kept, known, class_axis=1 if axis is None else axis)
     return scores

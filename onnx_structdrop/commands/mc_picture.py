@@ -36,9 +36,13 @@ def fitting(one: Statistics, labels: np.ndarray | None) -> str:
 
 
 def finite_images(one: Statistics, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the means and labels of the images whose samples are all finite."""
+    """Return the means and labels of the images whose samples are all finite.
+
+    Those of events, which stand each for itself, are flat: nobody has to guess that they are.
+    """
     finite = one.nonfinite == 0
-    return one.mean[finite], labels[finite]
+    mean, known = one.mean[finite], labels[finite]
+    return (mean, known) if one.kind.class_axis is not None else (mean.ravel(), known.ravel())
 
 
 def picture(

@@ -22,6 +22,7 @@ from onnx_structdrop.errors import ArgumentError, ModelError
 from onnx_structdrop.graph.inspect import inspect
 from onnx_structdrop.graph.io import load
 from onnx_structdrop.graph.sites import find_sites
+from onnx_structdrop.mc.images import numpy_fault
 from onnx_structdrop.plot import (
     Capture,
     capture,
@@ -161,7 +162,9 @@ def _read_inputs(path: str, model: ir.Model) -> dict[str, npt.NDArray[Any]]:
         loaded = np.load(path, allow_pickle=False)
         inputs = {names[0]: loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
     except (ValueError, EOFError) as error:
-        raise ArgumentError(f"{path!r} is not a .npy or .npz file of arrays: {error}") from error
+        raise ArgumentError(
+            f"{path!r} is not a .npy or .npz file of arrays: {numpy_fault(path, error)}"
+        ) from error
     missing = [name for name in names if name not in inputs]
     if missing:
         raise ArgumentError(f"{path!r} has no array for the inputs {', '.join(missing)}")

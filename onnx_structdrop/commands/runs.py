@@ -36,7 +36,10 @@ def mc(parser: argparse.ArgumentParser) -> None:
         "labels, else the histogram of its uncertainty",
     )
     parser.add_argument(
-        "--labels", metavar="FILE", help=".npy with the class of each image, to score the result"
+        "--labels",
+        metavar="FILE",
+        help=".npy with the class number of each image, to score the result; pictures are in the "
+        "order of their names",
     )
     groups.spec(parser, "what to insert first; without it, MODEL has dropout of its own")
     groups.filters(parser, "insert at (default: of kind activation and join)")
@@ -72,7 +75,10 @@ def mc(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--keep-samples", action="store_true", help="write all samples, too")
     group = parser.add_argument_group("pictures", "How those of a folder become inputs.")
     group.add_argument(
-        "--size", type=values.integers, metavar="H,W", help="resize to (default: the model's size)"
+        "--size",
+        type=values.integers,
+        metavar="H,W",
+        help="resize to (default: the model's size, or else that of the first picture)",
     )
     for name, default in (("mean", 0.0), ("std", 1.0)):
         group.add_argument(

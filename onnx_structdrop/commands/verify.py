@@ -42,9 +42,12 @@ def run(options: argparse.Namespace) -> int:
         raise CheckFailedError(f"the models are different: {report.reason}")
     if report.status != "equal":
         # The inference form is the original's: dropout of the rewritten model would stay on.
-        fits = report.status == "not comparable" and not options.inference
-        helps = fits and Live(original).nodes and not Live(rewritten).nodes
-        hint = " (--inference compares with dropout off)" if helps else ""
+        hint = ""
+        if report.status == "not comparable":
+            if Live(rewritten).nodes:
+                hint = " (structdrop clean brings the rewritten model to its inference form)"
+            elif Live(original).nodes and not options.inference:
+                hint = " (--inference compares with dropout off)"
         raise UnsupportedModelError(f"{report.status}: {report.reason}{hint}")
     return 0
 

@@ -83,9 +83,12 @@ def as_ir(model: onnx.ModelProto | ir.Model) -> ir.Model:
     if isinstance(model, onnx.ModelProto):
         return from_proto(model)
     if not isinstance(model, ir.Model):
+        hint = "onnx_structdrop.load(path) reads one from a file"
+        if isinstance(model, tuple):
+            hint = "clean returns a model and its report: take them apart"
         raise ArgumentTypeError(
-            f"model must be an onnx.ModelProto or an onnx_ir.Model, got {type(model).__name__}; "
-            "onnx_structdrop.load(path) reads one from a file"
+            "model must be an onnx.ModelProto or an onnx_ir.Model, got "
+            f"{type(model).__name__}; {hint}"
         )
     with _broken("the model cannot be copied"), uncollected():
         check_calls(model)

@@ -107,8 +107,9 @@ def insert(
         types: below opset 15, where they are unknown (as in the body of an untyped function) too.
     """
     if not isinstance(spec, DropoutSpec):
+        kind = f"the class {spec.__name__}" if isinstance(spec, type) else type(spec).__name__
         raise ArgumentTypeError(
-            f"spec must be a specification such as DropBlock2D(0.1), not {type(spec).__name__}"
+            f"spec must be a specification such as DropBlock2D(0.1), not {kind}"
         )
     for name, flag in (("training_mode", training_mode), ("calibrate", calibrate)):
         if not isinstance(flag, bool):

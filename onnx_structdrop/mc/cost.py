@@ -231,7 +231,7 @@ def _shape(known: Input, given: Any) -> list[int]:
         if free or known.dims is None:
             raise ArgumentError(
                 f"input {quoted(known.name)} has free sizes {known.shape_text()}; "
-                "say them by input_shape"
+                "say them by input_shape (--input-shape)"
             )
         return [size for size in dims if isinstance(size, int)]
     sizes = list(given)

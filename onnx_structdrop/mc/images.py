@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
     Array = npt.NDArray[Any]
 
-__all__ = ["PICTURES", "Images", "Preparation", "open_images"]
+__all__ = ["PICTURES", "Images", "Preparation", "numpy_fault", "open_images"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 """Endings of the pictures that are read from a folder."""
 
 _MOST_PIXELS = 1 << 28
 _ZIP = b"PK"
+_NPY = b"\x93NUMPY"
 _CHANNELS = {1: "L", 3: "RGB"}
 
 
@@ -84,12 +85,15 @@ class Images:
         File names where each is a file of its own, else empty.
     how
         What was done to make arrays of them; empty where they were arrays.
+    guessed
+        Height and width of the first picture, where nothing else said which all are to have.
     """
 
     count: int
     read: Callable[[int, int], Any]
     names: tuple[str, ...] = ()
     how: str = ""
+    guessed: tuple[int, int] | None = None
 
     def batches(self, size: int) -> Iterator[Any]:
         """Yield arrays, or arrays by input name, of up to `size` images."""
@@ -156,9 +160,27 @@ def _content(source: Path) -> Array | dict[str, Array]:
     except FileNotFoundError:
         raise ArgumentError(f"there is no file {str(source)!r}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        alone = source.suffix.lower() in PICTURES
+        hint = "; of pictures, name the folder that they are in" if alone else ""
         raise ArgumentError(
-            f"cannot read {str(source)!r} as .npy or .npz: {' '.join(str(error).split())}"
+            f"cannot read {str(source)!r} as .npy or .npz: {numpy_fault(source, error)}{hint}"
         ) from error
+
+
+def numpy_fault(path: str | os.PathLike[str], error: Exception) -> str:
+    """Return why NumPy could not read a file.
+
+    NumPy takes a file of any other kind for pickled objects, and says how to load them: that would
+    run what is in it.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            start = file.read(len(_NPY))
+    except OSError:
+        start = _NPY
+    if start and start != _NPY and not start.startswith(_ZIP):
+        return "it is a file of another kind (numpy.save and numpy.savez write such files)"
+    return " ".join(str(error).split())
 
 
 def _array(array: Array, source: Path) -> Images:
@@ -203,7 +225,10 @@ def _pictures(
     size = preparation.size or fixed
     if fixed not in (None, size):
         raise ArgumentError(f"size is {size}, but the model takes {fixed}")
-    size = size or _opened(files[0], channels).size[::-1]
+    guessed = None
+    if size is None:
+        width, height = _opened(files[0], channels).size
+        size = guessed = (height, width)
     for name, numbers in (("mean", preparation.mean), ("std", preparation.std)):
         if len(numbers) not in (1, channels):
             raise ArgumentError(
@@ -227,6 +252,7 @@ def _pictures(
         lambda start, stop: np.stack([array(path) for path in files[start:stop]]),
         tuple(path.name for path in files),
         f"{size[0]} x {size[1]}" if whole else str(done),
+        guessed,
     )
 
 

@@ -37,6 +37,15 @@ class Input:
         """Number of axes; 0 where it is not known."""
         return len(self.dims or ())
 
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Return whether an array of this shape can be given, of any number of images."""
+        if self.dims is None:
+            return True
+        return len(shape) == self.rank and all(
+            not isinstance(size, int) or size == actual
+            for size, actual in zip(self.dims[1:], shape[1:], strict=True)
+        )
+
     def shape_text(self) -> str:
         """Return the declared shape for a message."""
         if self.dims is None:
@@ -218,14 +227,11 @@ class Inputs:
         array: Array = value
         if known.dims is None:
             return array
-        fits = value.ndim == known.rank and all(
-            not isinstance(size, int) or size == actual
-            for size, actual in zip(known.dims[1:], value.shape[1:], strict=True)
-        )
-        if not fits:
+        if not known.fits(value.shape):
             raise ArgumentError(
                 f"input {quoted(known.name)} has shape {value.shape}, the model takes "
                 f"{known.shape_text()}, with any number of images along axis 0"
+                f"{_mended(known, value.shape)}"
             )
         return array
 
@@ -243,6 +249,18 @@ class Inputs:
             f"input {quoted(known.name)} has {len(array)} entries along axis 0 beside {count} "
             f"images of {quoted(self.main.name)}; the model takes {known.shape_text()}"
         )
+
+
+def _mended(known: Input, shape: tuple[int, ...]) -> str:
+    """Return how to bring an array into shape that is often given, for a message."""
+    if known.fits((1, *shape)):
+        return "; of one image, give images[None]"
+    if len(shape) > 2:
+        for order, axes in (("last", (0, len(shape) - 1, *range(1, len(shape) - 1))),
+                            ("first", (0, *range(2, len(shape)), 1))):  # fmt: skip
+            if known.fits(tuple(shape[axis] for axis in axes)):
+                return f"; of channels that are {order}, give images.transpose{axes}"
+    return ""
 
 
 def _dims(value: ir.Value) -> tuple[Dim, ...] | None:

@@ -51,6 +51,7 @@ def pairs(
     given = np.asarray(probabilities)
     tolerance = sum_tolerance(given.dtype) if is_floating(given) else 1e-3
     if given.shape == np.shape(labels):
+        _refuse_one_hot(given, np.asarray(labels), class_axis, tolerance)
         events = given.astype(np.float64)
         given, class_axis = np.stack([1 - events, events], axis=-1), -1
     rows, classes = rows_of(
@@ -107,6 +108,27 @@ def rows_of(
             "Statistics.nonfinite tells which"
         )
     return rows.copy(), classes
+
+
+def _refuse_one_hot(
+    given: np.ndarray, labels: np.ndarray, class_axis: int, tolerance: float
+) -> None:
+    """Refuse labels that would be scored as events, but are classes as rows of 0 and 1."""
+    named = isinstance(class_axis, int | np.integer) and -given.ndim <= class_axis < given.ndim
+    if (
+        not named
+        or given.shape[class_axis] < 2
+        or not given.size
+        or labels.dtype.kind not in "iubf"
+    ):
+        return
+    whole = np.abs(given.astype(np.float64).sum(axis=class_axis) - 1) <= tolerance
+    if whole.all() and (labels.sum(axis=class_axis) == 1).all():
+        raise ArgumentError(
+            f"labels have the shape of the probabilities, {given.shape}, and both sum to 1 along "
+            f"axis {class_axis}, as classes do: give labels.argmax(axis={class_axis}); if they are "
+            "events all the same, ravel both"
+        )
 
 
 def _refuse_other_than_probabilities(rows: np.ndarray, tolerance: float) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from onnx_structdrop.errors import ArgumentError, DependencyError
 from onnx_structdrop.mc.labelled import rows_of
+from onnx_structdrop.mc.outputs import sum_tolerance
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -77,13 +78,17 @@ def fit_temperature(
     Raises
     ------
     ArgumentError
-        Shapes do not match, logits are not finite, or the best temperature is not within
-        `TEMPERATURES`: so it is where every row is right, and the surer the better, or where
-        logits say nothing about labels.
+        Shapes do not match, logits are not finite or are probabilities, or the best temperature is
+        not within `TEMPERATURES`: so it is where every row is right, and the surer the better, or
+        where logits say nothing about labels.
     DependencyError
         SciPy is not installed.
     """
     rows, classes = rows_of(logits, labels, class_axis=class_axis, ignore=ignore, what="logits")
+    if (rows >= 0).all() and (np.abs(rows.sum(axis=1) - 1) <= sum_tolerance(rows.dtype)).all():
+        raise ArgumentError(
+            "logits are from 0 to 1 and sum to 1: these are probabilities, give numpy.log of them"
+        )
     below = rows - rows.max(axis=1, keepdims=True)
     label = below[np.arange(len(below)), classes]
 

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_structdrop.errors import ArgumentTypeError, ModelError, UnsupportedModelError
 from onnx_structdrop.graph.convert import as_ir, from_proto, like, to_proto
 from onnx_structdrop.graph.files.texts import check_text
+from onnx_structdrop.graph.files.wellformed import one_line
 
 MODELS = sorted((Path(__file__).parents[2] / "models").glob("*.onnx"))
 FLOAT = TensorProto.FLOAT
@@ -703,6 +704,32 @@ def test_like_returns_the_kind_of_the_original():
 def test_wrong_kind(wrong):
     with pytest.raises(ArgumentTypeError, match=r"onnx_structdrop\.load"):
         as_ir(wrong)
+
+
+def test_what_clean_returns_is_no_model():
+    with pytest.raises(ArgumentTypeError, match="clean returns a model and its report"):
+        as_ir((model_of(), None))
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Concat "
+            "node. Name:'/a b' Status Message: concatbase.h:135 Prepare sizes must match",
+            "Concat node '/a b': sizes must match",
+        ),
+        (
+            "Non-zero status code returned while running DropBlock node. Name:'d' Status Message: "
+            "DropBlock node 'd': ratio is 2",
+            "DropBlock node 'd': ratio is 2",
+        ),
+        ("another  message\nof two lines", "another message of two lines"),
+    ],
+)
+def test_the_reason_comes_first(said, words):
+    """A line is bounded, and what onnxruntime says before the reason filled it."""
+    assert one_line(RuntimeError(said)) == words
 
 
 def test_ir_model_that_cannot_be_copied():

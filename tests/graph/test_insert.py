@@ -939,3 +939,10 @@ def test_the_argument_survives_an_error(error):
     with pytest.raises((ArgumentError, ArgumentTypeError)):
         insert(model, *arguments, **options)
     assert model == before
+
+
+def test_a_class_is_no_specification():
+    with pytest.raises(
+        ArgumentTypeError, match=r"such as DropBlock2D\(0\.1\), not the class DropPath"
+    ):
+        insert(onnx.load(MODELS / "resnet18_dynamo.onnx"), DropPath)

@@ -75,7 +75,7 @@ def test_measured():
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        (None, r"free sizes \(N, 3, H, W\); say them by input_shape"),
+        (None, r"free sizes \(N, 3, H, W\); say them by input_shape \(--input-shape\)$"),
         ((1, 4, 32, 32), r"takes \(N, 3, H, W\)"),
         ((1, 3, 32), r"takes \(N, 3, H, W\)"),
         ((0, 3, 32, 32), r"takes \(N, 3, H, W\)"),

@@ -77,6 +77,16 @@ def test_layouts_types_and_sizes(tmp_path):
     assert together(opened(tmp_path, dims=("N", 1, 8, 6)), 3).shape == (3, 1, 8, 6)
     resized = opened(tmp_path, dims=("N", 3, "H", "W"), preparation=Preparation(size=(4, 12)))
     assert together(resized, 3).shape == (3, 3, 4, 12)
+    assert resized.guessed is None
+
+
+def test_of_mixed_sizes_the_first_counts_where_the_model_says_nothing(tmp_path):
+    for name, shape in (("a.png", (5, 7, 3)), ("b.png", (9, 4, 3))):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / name)
+    images = opened(tmp_path, dims=("N", 3, "H", "W"))
+    assert images.guessed == (5, 7)
+    assert together(images, 2).shape == (2, 3, 5, 7)
+    assert opened(tmp_path).guessed is None  # the model says it
 
 
 def test_grey_pictures_for_a_model_that_takes_colours(tmp_path):
@@ -94,6 +104,8 @@ def test_what_cannot_be_read(tmp_path, arrays):
     np.save(tmp_path / "empty.npy", np.zeros((0, 3, 8, 6), FLOAT))
     np.save(tmp_path / "scalar.npy", np.float32(1))
     np.savez(tmp_path / "other.npz", a=np.zeros(3), b=np.zeros(3))
+    Image.fromarray(np.zeros((8, 6, 3), np.uint8)).save(tmp_path / "alone.png")
+    (tmp_path / "table.csv").write_text("1,2")
     (tmp_path / "none").mkdir()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"\x89PNG not really")
@@ -106,9 +118,12 @@ def test_what_cannot_be_read(tmp_path, arrays):
         "scalar.npy": "holds no images",
         "other.npz": "has no array 'x', the model's input; it has 'a', 'b'",
         "none": "has no picture",
+        "alone.png": "a file of another kind .*; of pictures, name the folder",
+        "table.csv": r"a file of another kind .*write such files\)$",
     }.items():
-        with pytest.raises(ArgumentError, match=words):
+        with pytest.raises(ArgumentError, match=words) as caught:
             opened(tmp_path / name)
+        assert "pickle" not in str(caught.value).replace("allow_pickle=False", "")
     with pytest.raises(ArgumentError, match=r"cannot read the picture .*a\.png"):
         opened(tmp_path / "bad", dims=("N", 3, None, None))
 

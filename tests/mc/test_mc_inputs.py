@@ -70,6 +70,13 @@ def test_what_is_per_image(declared, given, per_image, shared):
     [
         ({"x": ["N", 3]}, images(4, 2), sd.ArgumentError, r"shape \(4, 2\), the model takes"),
         ({"x": ["N", 3]}, images(3), sd.ArgumentError, r"takes \(N, 3\)"),
+        ({"x": ["N", 3, 8, 6]}, images(3, 8, 6), sd.ArgumentError,
+         r"; of one image, give images\[None\]$"),
+        ({"x": ["N", 3, "H", "W"]}, images(4, 8, 6, 3), sd.ArgumentError,
+         r"; of channels that are last, give images.transpose\(0, 3, 1, 2\)$"),
+        ({"x": ["N", 8, 6, 3]}, images(4, 3, 8, 6), sd.ArgumentError,
+         r"; of channels that are first, give images.transpose\(0, 2, 3, 1\)$"),
+        ({"x": ["N", 3, 8, 6]}, images(4, 3, 6, 6), sd.ArgumentError, "along axis 0$"),
         ({"x": ["N", 3]}, images(0, 3), sd.ArgumentError, "no images"),
         ({"x": ["N", 3]}, images(4, 3, dtype=np.float64), sd.ArgumentTypeError, "astype"),
         ({"x": ["N", 3]}, images(4, 3, dtype=np.uint8), sd.ArgumentTypeError, "uint8"),

@@ -82,3 +82,14 @@ def test_without_scipy(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     with pytest.raises(sd.DependencyError, match="pip install"):
         fit_temperature(*drawn(1.0, 10))
+
+
+def test_probabilities_are_not_taken_for_logits():
+    """A number came out, and what it scaled was nonsense."""
+    rng = np.random.default_rng(0)
+    probabilities = softmax(rng.normal(size=(200, 4)) * 2)
+    labels = np.array([rng.choice(4, p=row) for row in probabilities])
+    for given in (probabilities, probabilities.astype(np.float32)):
+        with pytest.raises(sd.ArgumentError, match=r"give numpy\.log of them"):
+            fit_temperature(given, labels)
+    assert fit_temperature(np.log(probabilities), labels) == pytest.approx(1, abs=0.3)

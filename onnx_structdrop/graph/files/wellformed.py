@@ -8,6 +8,7 @@ before the conversion. Nothing here reads a weight.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import onnx
@@ -27,6 +28,11 @@ _ATTRIBUTE_TYPES = frozenset(onnx.AttributeProto.AttributeType.values()) - {
     onnx.AttributeProto.UNDEFINED
 }
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+# What onnxruntime says before the reason, which would be cut off by the length of a line.
+_PREAMBLE = re.compile(
+    r"^.*Non-zero status code returned while running (\w+) node\. Name:'(.*?)' Status Message: "
+    r"(?:\S+\.(?:h|cc):\d+ \w+ )?"
+)
 _SPARSE = (onnx.AttributeProto.SPARSE_TENSOR, onnx.AttributeProto.SPARSE_TENSORS)
 
 
@@ -47,7 +53,13 @@ def one_line(error: BaseException) -> str:
         if before is None:
             break
         error = before
-    return quoted(" ".join(str(error).split()) or type(error).__name__)[1:-1]
+    text = _PREAMBLE.sub(_named, " ".join(str(error).split()))
+    return quoted(text or type(error).__name__)[1:-1]
+
+
+def _named(found: re.Match[str]) -> str:
+    name = f"{found[1]} node '{found[2]}': "
+    return "" if found.string.startswith(name, found.end()) else name  # our kernels say it
 
 
 def check_header(model: onnx.ModelProto) -> None:
