@@ -40,7 +40,7 @@ from onnx_structdrop.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from onnx_structdrop.training.schedule import Schedule
 
@@ -198,12 +198,14 @@ class TrainingSession(Trainer):
 
         Raises
         ------
-        ArgumentError
-            A name is unknown, or a shape or element type is not that of the parameter.
+        ArgumentError, ArgumentTypeError
+            A name is unknown, a shape or element type is not that of the parameter, or a ratio is
+            not in [0, 1). Nothing was changed.
         """
         present = self._state.parameters
-        known = {name: each.data for name, each in present if name in parameters}
-        for name, value in checked_values(known, parameters).items():
+        known = {name: each.data for name, each in present}
+        ratios = [each.name for each in self._manifest.ratios]
+        for name, value in checked_values(known, parameters, ratios).items():
             # ascontiguousarray would give a scalar an axis.
             present[name].data = np.array(value, order="C")
             self._ratios.pop(name, None)
@@ -243,12 +245,7 @@ class TrainingSession(Trainer):
         self._steps += 1
         return float(results[0])
 
-    def evaluate(self, inputs: Any, labels: Any) -> Evaluation:
-        """Run the evaluation model, without dropout, on a batch.
-
-        Parameters and errors are those of `step`.
-        """
-        feeds = self._feeds(inputs, labels)
+    def _evaluated(self, feeds: Sequence[np.ndarray]) -> Evaluation:
         with runtime_errors(self._artifacts.directory):
             self._module.eval()
             loss, *outputs = as_tuple(self._module(*feeds))

@@ -45,7 +45,7 @@ from onnx_structdrop.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["StockTrainer"]
 
@@ -234,10 +234,12 @@ class StockTrainer(Trainer):
 
         Raises
         ------
-        ArgumentError
-            A name is unknown, or a shape or element type is not that of the parameter.
+        ArgumentError, ArgumentTypeError
+            A name is unknown, a shape or element type is not that of the parameter, or a ratio is
+            not in [0, 1). Nothing was changed.
         """
-        for name, value in checked_values(self._parameters, parameters).items():
+        ratios = [each.name for each in self._manifest.ratios]
+        for name, value in checked_values(self._parameters, parameters, ratios).items():
             self._parameters[name][...] = value
 
     def step(self, inputs: Any, labels: Any) -> float:
@@ -258,7 +260,7 @@ class StockTrainer(Trainer):
         TrainingError
             onnxruntime failed in the run.
         """
-        feeds = self._named(inputs, labels)
+        feeds = self._named(self._feeds(inputs, labels))
         self._drive()
         manifest = self._manifest
         names = [manifest.loss_name, *self._output_names()]
@@ -282,19 +284,14 @@ class StockTrainer(Trainer):
         )
         return loss
 
-    def evaluate(self, inputs: Any, labels: Any) -> Evaluation:
-        """Run the evaluation model, without dropout, on a batch.
-
-        Parameters and errors are those of `step`.
-        """
-        feeds = self._named(inputs, labels)
-        manifest = self._manifest
+    def _evaluated(self, feeds: Sequence[np.ndarray]) -> Evaluation:
+        given, manifest = self._named(feeds), self._manifest
         names = [manifest.loss_name, *self._output_names()]
         for value in self._evaluation.get_inputs():
-            if value.name not in feeds:
-                feeds[value.name] = self._parameters[value.name]
+            if value.name not in given:
+                given[value.name] = self._parameters[value.name]
         with runtime_errors(self._artifacts.directory):
-            loss, *outputs = self._evaluation.run(names, feeds)
+            loss, *outputs = self._evaluation.run(names, given)
         return Evaluation(float(loss.reshape(())), dict(zip(names[1:], outputs, strict=True)))
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = True) -> None:
@@ -331,11 +328,10 @@ class StockTrainer(Trainer):
         )
         onnx.save(model, path)
 
-    def _named(self, inputs: Any, labels: Any) -> dict[str, np.ndarray]:
+    def _named(self, feeds: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         infos = (*self._manifest.inputs, self._manifest.labels)
         return {
-            info.name: np.ascontiguousarray(array)
-            for info, array in zip(infos, self._feeds(inputs, labels), strict=True)
+            info.name: np.ascontiguousarray(array) for info, array in zip(infos, feeds, strict=True)
         }
 
     def _drive(self) -> None:

@@ -136,6 +136,37 @@ def test_running_statistics_move_and_are_used(tmp_path):
     assert session.evaluate(images, labels).loss != first
 
 
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_labels_where_only_a_run_tells_the_output(tmp_path, loss):
+    """Onnxruntime reads past its arrays for a class that is none, and stretches a target."""
+    model = network()
+    batch, classes = model.graph.output[0].type.tensor_type.shape.dim
+    batch.dim_param = "M"
+    classes.Clear()
+    session = TrainingSession(artifacts_of(tmp_path / "a", with_dropout(model), loss=loss))
+    (images, labels), *_ = batches(1)
+    wrong = [labels + CLASSES, labels - CLASSES, labels[:4], labels + 10**7]
+    if loss == "mse":
+        labels = np.eye(CLASSES, dtype=np.float32)[labels]
+        wrong = [labels[:1], labels[:, :1], labels[:, :3]]
+    for each in wrong:
+        with pytest.raises(ArgumentError):
+            session.step(images, each)
+        with pytest.raises(ArgumentError):
+            session.evaluate(images, each)
+    assert session.steps == 0
+    assert np.isfinite(session.step(images, labels))
+
+
+def test_batches_that_would_end_the_process(artifacts):
+    session = TrainingSession(artifacts)
+    (images, labels), *_ = batches(1)
+    with pytest.raises(ArgumentError, match="is empty"):
+        session.step(images[:0], labels[:0])
+    with pytest.raises(ArgumentTypeError, match="byte order"):
+        session.step(images, labels.astype(">i8"))
+
+
 def test_segmentation(tmp_path):
     model = with_dropout(network(segments=True))
     session = TrainingSession(artifacts_of(tmp_path / "artifacts", model), learning_rate=0.01)
