@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 import zipfile
 from typing import TYPE_CHECKING, Any, Self
 
@@ -98,6 +99,18 @@ class Artifacts:
     def parameters(self) -> Path:
         """Parameters, in numpy's format."""
         return self.directory / files.PARAMETERS
+
+    def copy(self, directory: Path) -> None:
+        """Copy the files, and nothing else that lies beside them, into a folder to make.
+
+        Raises
+        ------
+        OSError
+            A file is gone, or cannot be written.
+        """
+        directory.mkdir()
+        for name in (files.MANIFEST, *files.FILES):
+            shutil.copyfile(self.directory / name, directory / name)
 
 
 def generate_artifacts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from onnx_structdrop.errors import (
     ArgumentError,
     ModelError,
     NativeLibraryError,
+    OutputError,
     TrainingError,
 )
 from onnx_structdrop.training import manifest as files
@@ -278,16 +280,27 @@ class TrainingSession(Trainer):
                     self._state, str(path), include_optimizer_state=True
                 )
             write_parameters(self._state, folder)
-            self._manifest.write(folder)
+            dataclasses.replace(self._manifest, steps=self._steps).write(folder)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write onnxruntime's own inference model, which still holds the dropout nodes.
 
         `finish` makes a model without them of it.
+
+        Raises
+        ------
+        ModelError
+            The artifacts are gone.
+        OutputError
+            The file cannot be written.
         """
+        target = absolute(path, "path")
+        if target.is_dir() or not target.parent.is_dir():
+            why = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
+            raise OutputError(f"cannot write {target}: {why}")
         with runtime_errors(self._artifacts.directory):
             self._module.eval()
-            self._module.export_model_for_inferencing(str(path), list(self._manifest.outputs))
+            self._module.export_model_for_inferencing(str(target), list(self._manifest.outputs))
 
     def _drive(self) -> None:
         """Set the ratios for the coming step, where they change."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -14,6 +12,7 @@ from onnx_structdrop import native as kernels
 from onnx_structdrop.errors import (
     ModelError,
     NativeLibraryError,
+    OutputError,
     StructDropError,
     TrainingError,
 )
@@ -34,11 +33,13 @@ from onnx_structdrop.training.lowering import lower
 from onnx_structdrop.training.lowering.optimizers import read_optimizer
 from onnx_structdrop.training.schedule import Schedule
 from onnx_structdrop.training.stock_files import (
-    FORMAT,
+    ARTIFACTS,
+    STATE,
     chosen_kernels,
     read_arrays,
     read_config,
     write_arrays,
+    write_config,
 )
 from onnx_structdrop.training.streams import begin_at
 from onnx_structdrop.training.trainer import Trainer
@@ -48,9 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 __all__ = ["StockTrainer"]
-
-_ARTIFACTS = "artifacts"
-_STATE = "state.npz"
 
 
 class StockTrainer(Trainer):
@@ -102,7 +100,15 @@ class StockTrainer(Trainer):
         schedule: Schedule | None = None,
         learning_rate: float = 0.001,
     ) -> None:
-        loaded = artifacts if isinstance(artifacts, Artifacts) else Artifacts.load(artifacts)
+        if isinstance(artifacts, Artifacts):
+            artifacts = artifacts.directory
+        loaded = Artifacts.load(artifacts)
+        if loaded.manifest.steps:
+            raise ModelError(
+                f"{loaded.directory} holds a training of {loaded.manifest.steps} steps that "
+                "TrainingSession saved, and only onnxruntime-training reads the optimizer's state: "
+                "resume it there, or begin from the artifacts and assign its parameters"
+            )
         state = TrainingArrays.beginning(read_arrays(loaded.parameters))
         self._begin(
             loaded,
@@ -137,7 +143,7 @@ class StockTrainer(Trainer):
         """
         folder = absolute(directory, "directory")
         config = read_config(folder)
-        state = read_arrays(folder / _STATE)
+        state = read_arrays(folder / STATE)
         trainer = cls.__new__(cls)
         try:
             saved = config["schedule"]
@@ -151,7 +157,7 @@ class StockTrainer(Trainer):
                 "native=False goes on with functions, and with other masks"
             )
         trainer._begin(
-            Artifacts.load(folder / _ARTIFACTS),
+            Artifacts.load(folder / ARTIFACTS),
             state,
             steps=steps,
             native=bool(used) if native == "auto" else chosen_kernels(native),
@@ -303,30 +309,50 @@ class StockTrainer(Trainer):
         Raises
         ------
         OutputError
-            The folder cannot be written; what was there before is still there.
+            The folder cannot be written, or is that of the artifacts; what was there before is
+            still there.
         """
         schedule = self._manifest.schedule
         config = {
-            "format": FORMAT,
             "steps": self._steps,
             "learning_rate": self._rate,
             "native": self._native,
             "schedule": None if schedule is None else schedule.get_config(),
         }
-        with new_folder(absolute(directory, "directory"), overwrite=overwrite) as folder:
-            shutil.copytree(self._artifacts.directory, folder / _ARTIFACTS)
-            write_arrays(folder / _STATE, self._arrays.state())
-            (folder / files.MANIFEST).write_text(json.dumps(config, indent=1), encoding="utf-8")
+        target = absolute(directory, "directory")
+        if target.resolve() == self._artifacts.directory.resolve():
+            raise OutputError(
+                f"cannot write {target}: it holds the artifacts of this training; choose another "
+                "folder"
+            )
+        with new_folder(target, overwrite=overwrite) as folder:
+            self._artifacts.copy(folder / ARTIFACTS)
+            write_arrays(folder / STATE, self._arrays.state())
+            write_config(folder, config)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the inference model, which still holds the dropout nodes, switched off.
 
         `finish` makes a model without them of it.
+
+        Raises
+        ------
+        ModelError
+            The artifacts are gone.
+        OutputError
+            The file cannot be written.
         """
-        model = inference_model(
-            onnx.load(self._artifacts.eval_model), self._manifest.outputs, self._parameters
-        )
-        onnx.save(model, path)
+        target = absolute(path, "path")
+        source = self._artifacts.eval_model
+        try:
+            evaluation = onnx.load(source)
+        except OSError as error:
+            raise ModelError(f"{source} cannot be read: {error.strerror}") from error
+        model = inference_model(evaluation, self._manifest.outputs, self._parameters)
+        try:
+            onnx.save(model, target)
+        except OSError as error:
+            raise OutputError(f"cannot write {target}: {error.strerror}") from error
 
     def _named(self, feeds: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         infos = (*self._manifest.inputs, self._manifest.labels)

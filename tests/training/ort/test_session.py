@@ -17,7 +17,7 @@ from onnx_structdrop import (
     NativeLibraryError,
     OutputError,
 )
-from onnx_structdrop.training import Schedule, TrainingSession
+from onnx_structdrop.training import Schedule, StockTrainer, TrainingSession
 
 each_form = pytest.mark.parametrize("native", [False, True], ids=["function", "kernel"])
 
@@ -165,6 +165,25 @@ def test_batches_that_would_end_the_process(artifacts):
         session.step(images[:0], labels[:0])
     with pytest.raises(ArgumentTypeError, match="byte order"):
         session.step(images, labels.astype(">i8"))
+
+
+def test_exports_that_cannot_be_written(artifacts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = TrainingSession(artifacts)
+    with pytest.raises(ArgumentTypeError, match="must be a path"):
+        session.export(None)
+    for path in (tmp_path, tmp_path / "no" / "model.onnx"):
+        with pytest.raises(OutputError, match="cannot write"):
+            session.export(path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_plain_runtime_does_not_begin_anew_from_a_save(artifacts, tmp_path):
+    session = TrainingSession(artifacts)
+    session.step(*next(batches(1)))
+    session.save(tmp_path / "saved")
+    with pytest.raises(ModelError, match="1 steps that TrainingSession saved"):
+        StockTrainer(tmp_path / "saved")
 
 
 def test_segmentation(tmp_path):

@@ -161,10 +161,12 @@ def test_labels_where_only_a_run_tells_the_classes(tmp_path, golden):
 def test_a_training_graph_that_cannot_be_lowered(tmp_path):
     folder = tmp_path / "artifacts"
     shutil.copytree(ARTIFACTS, folder)
-    model = onnx.load(folder / "training_model.onnx")
+    artifacts = Artifacts.load(folder)
+    model = onnx.load(artifacts.training_model)
     node = next(node for node in model.graph.node if node.op_type == "ReluGrad")
     node.op_type = "StrangeGrad"
-    onnx.save(model, folder / "training_model.onnx")
+    onnx.save(model, artifacts.training_model)
+    artifacts.manifest.write(folder)
     with pytest.raises(sd.UnsupportedModelError, match=r"node '.*' \(com.microsoft::StrangeGrad\)"):
         StockTrainer(folder)
 
