@@ -159,6 +159,8 @@ def _runs(
     import onnxruntime
 
     names = [output.name for output in model.graph.output]
+    read = {value.name for value in model.graph.input}
+    feeds = {name: value for name, value in feeds.items() if name in read}  # others are idle
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), providers=["CPUExecutionProvider"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,9 +45,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         It is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        with zipfile.ZipFile(path) as archive:
+            arrays = {}
+            for entry_name in archive.namelist():
+                # np.load takes the array "w" for one that is called "w.npy".
+                with archive.open(entry_name) as file:
+                    array = np.lib.format.read_array(file, allow_pickle=False)
+                arrays[entry_name.removesuffix(".npy")] = array
+            return arrays
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
 
 

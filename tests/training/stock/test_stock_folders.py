@@ -103,6 +103,14 @@ def test_arrays_that_were_changed(trainer, tmp_path, change):
         StockTrainer.resume(tmp_path / "saved")
 
 
+def test_names_that_look_like_files(tmp_path):
+    arrays = {name: np.full(2, place) for place, name in enumerate(["w", "w.npy", "../w", "é/w"])}
+    write_arrays(tmp_path / "arrays.npz", arrays)
+    read = read_arrays(tmp_path / "arrays.npz")
+    assert read.keys() == arrays.keys()
+    assert all(np.array_equal(read[name], value) for name, value in arrays.items())
+
+
 @pytest.mark.parametrize("change", [{"steps": 2.7}, {"steps": -1}, {"native": "x"}], ids=str)
 def test_a_manifest_that_was_changed(trainer, tmp_path, change):
     trainer.save(tmp_path / "saved")
