@@ -61,7 +61,7 @@ def test_a_model_of_a_fixed_batch_size(tmp_path, capsys):
         value.type.tensor_type.shape.dim[0].dim_value = 32
     onnx.save(model, tmp_path / "fixed.onnx")
     err = refused(capsys, 1, tmp_path / "fixed.onnx", "-o", tmp_path / "run")
-    assert "export the model with a free batch axis" in err
+    assert "with a free batch axis" in err
     assert not (tmp_path / "run").exists()
 
 

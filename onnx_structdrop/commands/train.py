@@ -211,8 +211,8 @@ def _check_image(shape: tuple[int | str | None, ...]) -> None:
 
     if isinstance(shape[0], int):
         raise UnsupportedModelError(
-            f"digits come in batches of several sizes, and the input takes {shape[0]} images: export "
-            f"the model with a free batch axis; {_OTHER_DATA}"
+            f"digits come in batches of several sizes, the input takes {shape[0]}: export it with a "
+            f"free batch axis; {_OTHER_DATA}"
         )
 
 

@@ -26,7 +26,7 @@ from onnx_structdrop.training.checks import (
     ratios_at,
     with_schedule,
 )
-from onnx_structdrop.training.exporting import inference_model
+from onnx_structdrop.training.exporting import write_inference_model
 from onnx_structdrop.training.feeds import Evaluation
 from onnx_structdrop.training.folders import absolute, new_folder
 from onnx_structdrop.training.lowering import lower
@@ -35,6 +35,7 @@ from onnx_structdrop.training.schedule import Schedule
 from onnx_structdrop.training.stock_files import (
     ARTIFACTS,
     STATE,
+    check_beginning,
     chosen_kernels,
     read_arrays,
     read_config,
@@ -103,12 +104,7 @@ class StockTrainer(Trainer):
         if isinstance(artifacts, Artifacts):
             artifacts = artifacts.directory
         loaded = Artifacts.load(artifacts)
-        if loaded.manifest.steps:
-            raise ModelError(
-                f"{loaded.directory} holds a training of {loaded.manifest.steps} steps that "
-                "TrainingSession saved, and only onnxruntime-training reads the optimizer's state: "
-                "resume it there, or begin from the artifacts and assign its parameters"
-            )
+        check_beginning(loaded.directory, loaded.manifest.steps)
         state = TrainingArrays.beginning(read_arrays(loaded.parameters))
         self._begin(
             loaded,
@@ -344,15 +340,7 @@ class StockTrainer(Trainer):
         """
         target = absolute(path, "path")
         source = self._artifacts.eval_model
-        try:
-            evaluation = onnx.load(source)
-        except OSError as error:
-            raise ModelError(f"{source} cannot be read: {error.strerror}") from error
-        model = inference_model(evaluation, self._manifest.outputs, self._parameters)
-        try:
-            onnx.save(model, target)
-        except OSError as error:
-            raise OutputError(f"cannot write {target}: {error.strerror}") from error
+        write_inference_model(source, target, self._manifest.outputs, self._parameters)
 
     def _named(self, feeds: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         infos = (*self._manifest.inputs, self._manifest.labels)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ARTIFACTS",
     "STATE",
+    "check_beginning",
     "chosen_kernels",
     "entry",
     "read_arrays",
@@ -108,6 +109,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     check_sealed(path, content, _FILES)
     return dict(content)
+
+
+def check_beginning(folder: Path, steps: int) -> None:
+    """Check that artifacts are not a training that has made steps elsewhere.
+
+    Raises
+    ------
+    ModelError
+        They are: begun from here, schedule and optimizer would start anew without a word.
+    """
+    if steps:
+        raise ModelError(
+            f"{folder} holds a training of {steps} steps that TrainingSession saved, and only "
+            "onnxruntime-training reads the optimizer's state: resume it there, or begin from the "
+            "artifacts and assign its parameters"
+        )
 
 
 def chosen_kernels(native: bool | str) -> bool:
