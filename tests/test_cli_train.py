@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 
+from onnx_structdrop import demo
 from onnx_structdrop.cli import main
 from onnx_structdrop.training import training_available
 
@@ -29,6 +31,10 @@ def refused(capsys, code, *argv):
         (("--from", "somewhere", "--spec", "DropBlock2D"), "--from brings model"),
         (("--from", "somewhere", "model.onnx"), "--from brings model"),
         (("--schedule", "steep"), "steep"),
+        (("--from", "somewhere", "--schedule", "cosine"), "--schedule is settled in the artifacts"),
+        (("--from", "somewhere", "--optimizer", "adamw"), "--optimizer is settled"),
+        (("--from", "somewhere", "--batch-norm", "train"), "--batch-norm is settled"),
+        (("--from", "somewhere", "--no-dropout"), "--no-dropout is settled"),
         (("--spec", "Dropout", "--block-size", "3"), "does not apply to Dropout"),
     ],
 )
@@ -40,6 +46,22 @@ def test_usage(tmp_path, capsys, arguments, word):
 def test_a_folder_without_artifacts(tmp_path, capsys):
     err = refused(capsys, 1, "--from", tmp_path / "nothing", "-o", tmp_path / "run")
     assert "generate_artifacts makes one" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_that_the_images_do_not_fill(tmp_path, capsys):
+    err = refused(capsys, 2, "--batch", "9", "--images", "8", "-o", tmp_path / "run")
+    assert "--batch is 9; allowed is 1 to 8" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_of_a_fixed_batch_size(tmp_path, capsys):
+    model = onnx.load(demo.model_path("trainable/digits_resnet.onnx"))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 32
+    onnx.save(model, tmp_path / "fixed.onnx")
+    err = refused(capsys, 1, tmp_path / "fixed.onnx", "-o", tmp_path / "run")
+    assert "with a free batch axis" in err
     assert not (tmp_path / "run").exists()
 
 

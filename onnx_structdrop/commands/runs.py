@@ -156,16 +156,14 @@ def train(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--schedule",
         choices=("linear", "cosine", "constant"),
-        default="linear",
         help="course of the ratios over the run: from 0 to the rate, or constant (default: linear)",
     )
     group.add_argument(
         "--batch-norm",
         choices=("train", "frozen"),
-        default="train",
         help="normalise with the statistics of the batch (default), or with those of the file",
     )
-    group.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw")
+    group.add_argument("--optimizer", choices=("adamw", "sgd"), help="default: adamw")
     group.add_argument("--learning-rate", type=float, default=0.002, help="default: 0.002")
     group.add_argument("--steps", type=int, default=400, help="default: 400")
     group.add_argument("--batch", type=int, default=32, help="images in a step (default: 32)")

@@ -58,6 +58,7 @@ __all__ = ["run"]
 
 _MODEL = "trainable/digits_resnet.onnx"
 _SPEC, _RATE = "DropBlock2D", 0.2
+_SCHEDULE, _BATCH_NORM, _OPTIMIZER = "linear", "train", "adamw"
 _OTHER_DATA = "docs/training.md tells how to train on other data"
 _ROWS = 10
 _SQUARE = 0.375
@@ -78,13 +79,13 @@ def run(options: argparse.Namespace) -> int:
         digits = _digits(options, shape)
         _make(folder)
         source = folder / "artifacts"
-        schedule = getattr(Schedule, options.schedule)(options.steps)
+        schedule = getattr(Schedule, options.schedule or _SCHEDULE)(options.steps)
         artifacts = generate_artifacts(
             model,
             source,
             loss="cross_entropy",
-            optimizer=options.optimizer,
-            batch_norm=options.batch_norm,
+            optimizer=options.optimizer or _OPTIMIZER,
+            batch_norm=options.batch_norm or _BATCH_NORM,
             schedule=schedule,
             overwrite=True,
         )
@@ -138,6 +139,10 @@ def _check_options(options: argparse.Namespace) -> None:
     given = options.spec is not None or options.rate is not None or options.block_size is not None
     if options.source is not None and (options.model is not None or given or has_filters(options)):
         raise UsageError("--from brings model and dropout with it; leave out MODEL and --spec")
+    for name in ("optimizer", "schedule", "batch_norm", "no_dropout"):
+        if options.source is not None and getattr(options, name) not in (None, False):
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} is settled in the artifacts of --from; leave it out")
     if options.no_dropout and (given or has_filters(options)):
         raise UsageError("--no-dropout inserts nothing; leave out --spec and what chooses sites")
 
@@ -190,6 +195,10 @@ def _digits(options: argparse.Namespace, shape: tuple[int | str | None, ...]) ->
     """Return digits in the size that a model takes."""
     _check_image(shape)
     size = shape[2] if isinstance(shape[2], int) else SIZE
+    if options.batch > options.images:
+        raise UsageError(
+            f"--batch is {options.batch}; allowed is 1 to {options.images}, the number of --images"
+        )
     return load_digits(options.images, options.seed, size=size, channels=int(shape[1] or 1))
 
 
@@ -198,6 +207,12 @@ def _check_image(shape: tuple[int | str | None, ...]) -> None:
         raise UnsupportedModelError(
             "digits need an input of shape N,1,size,size or N,3,size,size, not "
             f"{','.join(map(str, shape))}; {_OTHER_DATA}"
+        )
+
+    if isinstance(shape[0], int):
+        raise UnsupportedModelError(
+            f"digits come in batches of several sizes, the input takes {shape[0]}: export it with a "
+            f"free batch axis; {_OTHER_DATA}"
         )
 
 

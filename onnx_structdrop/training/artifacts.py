@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import shutil
 import zipfile
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,8 +20,9 @@ from onnx_structdrop.graph.mode import reseed, set_training_mode
 from onnx_structdrop.training import manifest as files
 from onnx_structdrop.training.folders import absolute, check_target, new_folder
 from onnx_structdrop.training.gradients import register_gradients
-from onnx_structdrop.training.losses import LOSSES, add_loss
+from onnx_structdrop.training.losses import LOSSES, add_loss, check_reached
 from onnx_structdrop.training.manifest import Manifest, TensorInfo
+from onnx_structdrop.training.optimizer_options import OPTIMIZERS, checked_options
 from onnx_structdrop.training.preparation import Prepared, prepare
 from onnx_structdrop.training.runtime import quiet, training_api
 from onnx_structdrop.training.schedule import Schedule
@@ -27,18 +30,10 @@ from onnx_structdrop.training.stages import check_stages, node_stages, ratios_of
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
 __all__ = ["OPTIMIZERS", "Artifacts", "generate_artifacts", "write_parameters"]
-
-_OPTIONS = {
-    "adamw": ("betas", "eps", "weight_decay", "bias_correction", "clip_grad"),
-    "sgd": ("clip_grad",),
-}
-
-OPTIMIZERS = tuple(_OPTIONS)
-"""Names of the optimizers that onnxruntime-training has."""
 
 _MAX_IR = 10
 """Newest IR version that onnxruntime-training 1.19.2 reads."""
@@ -98,6 +93,18 @@ class Artifacts:
     def parameters(self) -> Path:
         """Parameters, in numpy's format."""
         return self.directory / files.PARAMETERS
+
+    def copy(self, directory: Path) -> None:
+        """Copy the files, and nothing else that lies beside them, into a folder to make.
+
+        Raises
+        ------
+        OSError
+            A file is gone, or cannot be written.
+        """
+        directory.mkdir()
+        for name in (files.MANIFEST, *files.FILES):
+            shutil.copyfile(self.directory / name, directory / name)
 
 
 def generate_artifacts(
@@ -171,6 +178,7 @@ def generate_artifacts(
         raise ArgumentError(f"loss is {loss!r}; allowed are {', '.join(LOSSES)}")
     if optimizer not in OPTIMIZERS:
         raise ArgumentError(f"optimizer is {optimizer!r}; allowed are {', '.join(OPTIMIZERS)}")
+    options = checked_options(optimizer, optimizer_options)
     if schedule is not None and not isinstance(schedule, Schedule):
         raise ArgumentTypeError(f"schedule must be a Schedule, not {type(schedule).__name__}")
     target = absolute(directory, "directory")
@@ -206,10 +214,11 @@ def generate_artifacts(
         check_stages(schedule, ratios)
     proto = to_proto(readable)
     loss_output = _loss_output(proto, loss_output)
+    check_reached(proto, loss_output, prepared.trainable)
     inputs = tuple(map(_tensor_info, _data_inputs(proto)))
     outputs = [output.name for output in proto.graph.output]
     _check_values(proto, extra_outputs)
-    extra = [name for name in extra_outputs if name not in outputs]
+    extra = [name for name in dict.fromkeys(extra_outputs) if name not in outputs]
     loss_name, labels = add_loss(proto, loss, loss_output)
     with new_folder(target, overwrite=overwrite) as folder:
         _generate(
@@ -217,7 +226,7 @@ def generate_artifacts(
             folder,
             loss_input_names=[loss_name],
             loss=None,  # it is in the model
-            optimizer=_optimizer_block(optimizer, optimizer_options or {}),
+            optimizer=_optimizer_block(optimizer, options),
             requires_grad=list(prepared.trainable),
             frozen_params=list(prepared.frozen),
             additional_output_names=[*outputs, *extra, *dict(prepared.statistics).values()],
@@ -309,7 +318,7 @@ def _classes(proto: onnx.ModelProto, loss_output: str) -> int | str | None:
 
 
 def _check_values(proto: onnx.ModelProto, names: Sequence[str]) -> None:
-    if isinstance(names, str):
+    if isinstance(names, str) or not isinstance(names, Sequence):
         raise ArgumentTypeError(f"extra_outputs must be a list of names, not {names!r}")
     made = {output for node in proto.graph.node for output in node.output if output}
     for name in names:
@@ -318,11 +327,6 @@ def _check_values(proto: onnx.ModelProto, names: Sequence[str]) -> None:
 
 
 def _optimizer_block(name: str, options: Mapping[str, Any]) -> Any:
-    for option in options:
-        if option not in _OPTIONS[name]:
-            raise ArgumentError(
-                f"optimizer_options: {name} has no {option!r}; it has {', '.join(_OPTIONS[name])}"
-            )
     kinds = training_api("onnxblock").optim
     given = dict(options)
     if "clip_grad" in given:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from onnx_structdrop.errors import ArgumentError, ModelError, StructDropError
+from onnx_structdrop.errors import ModelError, StructDropError
 from onnx_structdrop.native import register
+from onnx_structdrop.training.checks import checked_threads
 from onnx_structdrop.training.runtime import training_api
 
 if TYPE_CHECKING:
@@ -32,9 +33,7 @@ def session_options(threads: int | None, *, native: bool) -> Any:
     # The gradient builder leaves initializers that nothing reads; each gives a warning.
     options.log_severity_level = 3
     if threads is not None:
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ArgumentError(f"threads is {threads!r}; allowed is 1 or more")
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = checked_threads(threads)
     if native:
         register(options)
     return options

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import numbers
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnx_structdrop.errors import ArgumentError, ArgumentTypeError
+from onnx_structdrop.training.feeds import as_array
 from onnx_structdrop.training.schedule import Schedule
 from onnx_structdrop.training.stages import check_stages
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection
 
     from onnx_structdrop.training.manifest import Manifest
 
-__all__ = ["checked_rate", "checked_values", "ratios_at", "with_schedule"]
+__all__ = ["checked_rate", "checked_threads", "checked_values", "ratios_at", "with_schedule"]
+
+_LARGEST = float(np.finfo(np.float32).max)
+_MOST_THREADS = 1 << 31  # of an int in C
 
 
 def checked_rate(value: Any) -> float:
@@ -26,35 +31,71 @@ def checked_rate(value: Any) -> float:
     Raises
     ------
     ArgumentError, ArgumentTypeError
-        It is negative, not finite, or no number.
+        It is negative, beyond what float32 holds, or no number.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    is_number: bool = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number:
         raise ArgumentTypeError(f"learning_rate must be a number, not {value!r}")
-    if not 0 <= value < math.inf:
-        raise ArgumentError(f"learning_rate is {value}; allowed is 0 or a positive number")
+    if not 0 <= value <= _LARGEST:
+        raise ArgumentError(
+            f"learning_rate is {value}; allowed is 0 or a positive number that float32 holds"
+        )
     return float(value)
 
 
-def checked_values(
-    present: Mapping[str, np.ndarray], given: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
-    """Return new values of parameters as arrays.
+def checked_threads(value: Any) -> int | None:
+    """Return a number of threads, None for onnxruntime's choice.
 
     Raises
     ------
     ArgumentError
-        A name is unknown, or a shape or element type is not that of the parameter.
+        It is no integer from 1 to what onnxruntime takes.
     """
+    if value is not None and (
+        isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < _MOST_THREADS
+    ):
+        raise ArgumentError(f"threads is {value!r}; allowed is 1 or more, and None")
+    return value
+
+
+def checked_values(
+    present: Mapping[str, np.ndarray],
+    given: Mapping[str, np.ndarray],
+    ratios: Collection[str] = (),
+) -> dict[str, np.ndarray]:
+    """Return new values of parameters as arrays.
+
+    Parameters
+    ----------
+    present
+        What they have the names, shapes and element types of.
+    given
+        The new values.
+    ratios
+        Names of those that are ratios of dropout nodes.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        A name is unknown, a shape or element type is not that of the parameter, or a ratio is out
+        of range.
+    """
+    if not isinstance(given, Mapping):
+        raise ArgumentTypeError(
+            f"parameters must be arrays by name, as a dict, not {type(given).__name__}"
+        )
     values = {}
     for name, value in given.items():
         if name not in present:
             raise ArgumentError(f"the model has no parameter {name!r}")
-        old, new = present[name], np.asarray(value)
+        old, new = present[name], as_array(value, f"parameter {name!r}")
         if new.shape != old.shape or new.dtype != old.dtype:
             raise ArgumentError(
                 f"parameter {name!r} is {old.dtype}{list(old.shape)}, "
                 f"not {new.dtype}{list(new.shape)}"
             )
+        if name in ratios and not 0 <= float(new.reshape(())) < 1:
+            raise ArgumentError(f"parameter {name!r} is a ratio, {new}; allowed is [0, 1)")
         values[name] = new
     return values
 

@@ -14,6 +14,7 @@ from onnx_structdrop.graph.fold import fold
 from onnx_structdrop.graph.io import save
 from onnx_structdrop.graph.verify import verify
 from onnx_structdrop.training.feeds import arrange_inputs
+from onnx_structdrop.training.opening import open_session
 from onnx_structdrop.training.session import TrainingSession
 from onnx_structdrop.training.stock import StockTrainer
 
@@ -50,7 +51,8 @@ def finish(
     Parameters
     ----------
     source
-        A session, a trainer, or a folder of `TrainingSession.save` or `generate_artifacts`.
+        A session, a trainer, or a folder of `generate_artifacts`, or of `TrainingSession.save`
+        where onnxruntime-training is installed.
     path
         File to write the model to; None only returns it.
     inputs
@@ -72,10 +74,11 @@ def finish(
     OutputError
         The file cannot be written.
     """
-    session = (
-        source if isinstance(source, TrainingSession | StockTrainer) else TrainingSession(source)
-    )
+    session = source if isinstance(source, TrainingSession | StockTrainer) else open_session(source)
+    _check_finite(session)
     manifest = session.manifest
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ArgumentError(f"seed is {seed!r}; allowed is an integer of 0 or more")
     if inputs is None:
         inputs = _drawn(manifest.inputs, seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -88,6 +91,17 @@ def finish(
     if path is not None:
         save(model, path, overwrite=overwrite)
     return model
+
+
+def _check_finite(session: TrainingSession | StockTrainer) -> None:
+    """Check what training changes: behind a Relu or in unused places NaN would not show."""
+    manifest, parameters = session.manifest, session.parameters
+    for name in (*manifest.trainable, *(name for name, _ in manifest.statistics)):
+        if not np.isfinite(parameters[name]).all():
+            raise CheckFailedError(
+                f"parameter {name!r} is not finite after {session.steps} steps: training has "
+                "diverged; go on from an earlier save with a lower learning rate"
+            )
 
 
 def _without_idle_imports(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -145,6 +159,8 @@ def _runs(
     import onnxruntime
 
     names = [output.name for output in model.graph.output]
+    read = {value.name for value in model.graph.input}
+    feeds = {name: value for name, value in feeds.items() if name in read}  # others are idle
     try:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), providers=["CPUExecutionProvider"]

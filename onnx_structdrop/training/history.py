@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from onnx_structdrop.errors import ArgumentError
+from onnx_structdrop.training.feeds import as_array
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -62,6 +63,8 @@ class History:
 
     def falls(self) -> bool:
         """Tell whether the loss is lower in the last fifth of the steps than in the first."""
+        if not self.loss:
+            return False
         count = max(1, len(self.loss) // 5)
         return bool(np.mean(self.loss[-count:]) < np.mean(self.loss[:count]))
 
@@ -77,7 +80,20 @@ def accuracy(session: Trainable, images: np.ndarray, labels: np.ndarray, size: i
         Of equal length; labels hold a class each, or one for each place of a map.
     size
         Images in a batch.
+
+    Raises
+    ------
+    ArgumentError, ArgumentTypeError
+        There are no images, not as many labels, or the model does not take them.
     """
+    labels = as_array(labels, "labels")
+    if not len(images) or len(images) != len(labels):
+        raise ArgumentError(
+            f"{len(images)} images and {len(labels)} labels are given; allowed is one or more, "
+            "and as many of both"
+        )
+    if size < 1:
+        raise ArgumentError(f"size is {size}; allowed is 1 or more")
     found = 0
     for start in range(0, len(images), size):
         part = slice(start, start + size)

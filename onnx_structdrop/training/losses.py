@@ -11,9 +11,9 @@ from onnx import helper, numpy_helper
 from onnx_structdrop.errors import ArgumentError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
-__all__ = ["LOSSES", "add_loss"]
+__all__ = ["LOSSES", "add_loss", "check_reached"]
 
 LOSS_OUTPUT = "structdrop_loss"
 
@@ -65,11 +65,32 @@ def add_loss(proto: onnx.ModelProto, loss: str, output: str) -> tuple[str, str]:
     return LOSS_OUTPUT, name
 
 
+def check_reached(proto: onnx.ModelProto, output: str, trainable: Collection[str]) -> None:
+    """Check that every parameter to train has something to do with the output of the loss.
+
+    Raises
+    ------
+    UnsupportedModelError
+        One has not: the model has another output that it is for, and no gradient.
+    """
+    reached = {output}
+    for node in reversed(proto.graph.node):
+        if reached.intersection(node.output):
+            reached.update(node.input)
+    idle = [name for name in trainable if name not in reached]
+    if idle:
+        more = f" and {len(idle) - 1} others" if idle[1:] else ""
+        raise UnsupportedModelError(
+            f"output {output!r}, which the loss reads, does not depend on parameter {idle[0]!r}"
+            f"{more}: freeze what belongs to other outputs, by frozen or requires_grad"
+        )
+
+
 def _check_free(proto: onnx.ModelProto, name: str) -> None:
     taken = {value.name for value in (*proto.graph.input, *proto.graph.initializer)}
     taken.update(output for node in proto.graph.node for output in node.output)
-    for wanted in (name, LOSS_OUTPUT):
-        if wanted in taken:
+    for wanted in taken:
+        if wanted in (name, LOSS_OUTPUT) or wanted.startswith(f"{LOSS_OUTPUT}_"):
             raise ArgumentError(
                 f"the model has a value {wanted!r}, a name that the loss takes; rename it"
             )

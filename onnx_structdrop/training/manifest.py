@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Self
 
 from onnx_structdrop.errors import ModelError, StructDropError
 from onnx_structdrop.training.schedule import Schedule
+from onnx_structdrop.training.sealing import check_sealed, write_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,18 +17,23 @@ if TYPE_CHECKING:
 __all__ = [
     "CHECKPOINT",
     "EVAL_MODEL",
+    "FILES",
     "FORMAT",
     "MANIFEST",
     "OPTIMIZER_MODEL",
     "PARAMETERS",
+    "STOCK_FORMAT",
     "TRAINING_MODEL",
     "Manifest",
     "Ratio",
     "TensorInfo",
 ]
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout of the folder and of structdrop.json."""
+
+STOCK_FORMAT = "stock-2"
+"""What the manifest of `StockTrainer.save` names, so that nothing else takes it for artifacts."""
 
 MANIFEST = "structdrop.json"
 TRAINING_MODEL = "training_model.onnx"
@@ -38,8 +43,8 @@ CHECKPOINT = "checkpoint"
 PARAMETERS = "parameters.npz"
 """All parameters by name, for runtimes that cannot read onnxruntime-training's checkpoint."""
 
-_CHECKED = (CHECKPOINT, PARAMETERS)
-"""Files whose damage a reader would not notice, or crash at."""
+FILES = (TRAINING_MODEL, EVAL_MODEL, OPTIMIZER_MODEL, CHECKPOINT, PARAMETERS)
+"""What lies beside the manifest."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +124,8 @@ class Manifest:
         outputs come behind the others, in this order.
     schedule
         Drives the ratios; None leaves them as they are.
+    steps
+        Steps that were made with the checkpoint, in a folder of `TrainingSession.save`.
     """
 
     opset: int
@@ -136,15 +143,14 @@ class Manifest:
     classes: int | str | None = None
     statistics: tuple[tuple[str, str], ...] = ()
     schedule: Schedule | None = None
+    steps: int = 0
 
     def write(self, folder: Path) -> None:
         """Write the manifest of the files that lie in `folder`."""
         fields = dataclasses.asdict(dataclasses.replace(self, schedule=None))
         schedule = None if self.schedule is None else self.schedule.get_config()
-        digests = {name: _digest(folder / name) for name in _CHECKED}
-        content = {"format": FORMAT, **fields, "schedule": schedule, "sha256": digests}
-        text = json.dumps(content, indent=1, ensure_ascii=False)
-        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        content = {"format": FORMAT, **fields, "schedule": schedule}
+        write_sealed(folder / MANIFEST, content, FILES)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -167,21 +173,12 @@ class Manifest:
             if fields["schedule"] is not None:
                 fields["schedule"] = Schedule.from_config(fields["schedule"])
             manifest = cls(**fields)
-            digests = {name: config["sha256"][name] for name in _CHECKED}
         except (KeyError, TypeError, ValueError, AttributeError, StructDropError) as error:
             raise ModelError(
                 f"{folder / MANIFEST} is damaged ({type(error).__name__}: {error}); "
                 "make the artifacts again"
             ) from error
-        for name in (TRAINING_MODEL, EVAL_MODEL, OPTIMIZER_MODEL, *_CHECKED):
-            if not (folder / name).is_file():
-                raise ModelError(f"{folder} lacks {name}; make the artifacts again")
-        for name, digest in digests.items():
-            if _digest(folder / name) != digest:
-                raise ModelError(
-                    f"{folder / name} is not the file that was written: it is damaged, or comes "
-                    "from elsewhere; take an earlier checkpoint, or make the artifacts again"
-                )
+        check_sealed(folder / MANIFEST, config, FILES)
         return manifest
 
 
@@ -199,14 +196,14 @@ def _json(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
     found = content.get("format") if isinstance(content, dict) else None
+    if found == STOCK_FORMAT:
+        raise ModelError(
+            f"{folder} holds a training that StockTrainer saved: StockTrainer.resume goes on with "
+            "it, and finish takes what that returns"
+        )
     if found != FORMAT:
         raise ModelError(
             f"{path} has format {found!r}, this version of onnx_structdrop reads {FORMAT}: "
             "make the artifacts again, or use the version that made them"
         )
     return dict(content)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

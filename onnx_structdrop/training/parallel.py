@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import importlib
 import math
 import os
@@ -108,6 +109,7 @@ class LocalSGD:
         base = arguments.seed(seed, "LocalSGD")
         if base is None:
             raise ArgumentTypeError("LocalSGD: seed must be an integer, not None")
+        wait = datetime.timedelta(seconds=_positive(timeout))
         self._torch = _torch()
         self._rank, self._size = _place()
         # The session first: what it refuses, no other rank has to wait for.
@@ -119,7 +121,6 @@ class LocalSGD:
             learning_rate=learning_rate,
             seed=base + self._rank,
         )
-        wait = datetime.timedelta(seconds=_positive(timeout))
         with self._others():
             self._torch.distributed.init_process_group("gloo", timeout=wait)
         try:
@@ -232,13 +233,20 @@ class LocalSGD:
         """Give every rank the parameters of rank 0, and check that all are at one step."""
         values = self._session.parameters
         flat = np.concatenate([values[name].ravel() for name in self._shared()])
-        place = np.asarray([self._session.steps, flat.size], np.float64)
+        place = np.asarray([self._session.steps, flat.size, *self._agreed()], np.float64)
         if not np.array_equal(self._reduced(place), place * self._size):
             raise TrainingError(
-                f"rank {self._rank} is at step {self._session.steps} with {flat.size} numbers, "
-                "another rank is not: give all ranks the same artifacts"
+                f"rank {self._rank} is at step {self._session.steps} with {flat.size} numbers, and "
+                "another rank is not, or differs in the manifest, schedule or `every`: give all "
+                "ranks the same artifacts and arguments"
             )
         self._assign(values, self._reduced(flat if self._rank == 0 else np.zeros_like(flat)))
+
+    def _agreed(self) -> list[int]:
+        """Return what has to be equal on all ranks, as integers that a float64 holds."""
+        text = f"{self._every} {self._session.manifest!r}"
+        content = hashlib.sha256(text.encode()).digest()
+        return [int.from_bytes(content[start : start + 4]) for start in range(0, 16, 4)]
 
     def _assign(self, values: dict[str, np.ndarray], flat: np.ndarray) -> None:
         names = self._shared()
@@ -284,7 +292,13 @@ def _place() -> tuple[int, int]:
             f"the environment lacks {', '.join(missing)}: start the script with "
             "torchrun --nproc-per-node N script.py"
         )
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    try:
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    except ValueError as error:
+        raise ArgumentError(f"RANK and WORLD_SIZE of the environment: {error}") from error
+    if not 0 <= rank < size:
+        raise ArgumentError(f"RANK is {rank}; allowed is 0 to WORLD_SIZE - 1, {size - 1}")
+    return rank, size
 
 
 def _share_of_processors() -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import tempfile
 from pathlib import Path
@@ -15,6 +16,7 @@ from onnx_structdrop.errors import (
     ArgumentError,
     ModelError,
     NativeLibraryError,
+    OutputError,
     TrainingError,
 )
 from onnx_structdrop.training import manifest as files
@@ -40,7 +42,7 @@ from onnx_structdrop.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from onnx_structdrop.training.schedule import Schedule
 
@@ -198,12 +200,14 @@ class TrainingSession(Trainer):
 
         Raises
         ------
-        ArgumentError
-            A name is unknown, or a shape or element type is not that of the parameter.
+        ArgumentError, ArgumentTypeError
+            A name is unknown, a shape or element type is not that of the parameter, or a ratio is
+            not in [0, 1). Nothing was changed.
         """
         present = self._state.parameters
-        known = {name: each.data for name, each in present if name in parameters}
-        for name, value in checked_values(known, parameters).items():
+        known = {name: each.data for name, each in present}
+        ratios = [each.name for each in self._manifest.ratios]
+        for name, value in checked_values(known, parameters, ratios).items():
             # ascontiguousarray would give a scalar an axis.
             present[name].data = np.array(value, order="C")
             self._ratios.pop(name, None)
@@ -243,12 +247,7 @@ class TrainingSession(Trainer):
         self._steps += 1
         return float(results[0])
 
-    def evaluate(self, inputs: Any, labels: Any) -> Evaluation:
-        """Run the evaluation model, without dropout, on a batch.
-
-        Parameters and errors are those of `step`.
-        """
-        feeds = self._feeds(inputs, labels)
+    def _evaluated(self, feeds: Sequence[np.ndarray]) -> Evaluation:
         with runtime_errors(self._artifacts.directory):
             self._module.eval()
             loss, *outputs = as_tuple(self._module(*feeds))
@@ -281,16 +280,27 @@ class TrainingSession(Trainer):
                     self._state, str(path), include_optimizer_state=True
                 )
             write_parameters(self._state, folder)
-            self._manifest.write(folder)
+            dataclasses.replace(self._manifest, steps=self._steps).write(folder)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write onnxruntime's own inference model, which still holds the dropout nodes.
 
         `finish` makes a model without them of it.
+
+        Raises
+        ------
+        ModelError
+            The artifacts are gone.
+        OutputError
+            The file cannot be written.
         """
+        target = absolute(path, "path")
+        if target.is_dir() or not target.parent.is_dir():
+            why = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
+            raise OutputError(f"cannot write {target}: {why}")
         with runtime_errors(self._artifacts.directory):
             self._module.eval()
-            self._module.export_model_for_inferencing(str(path), list(self._manifest.outputs))
+            self._module.export_model_for_inferencing(str(target), list(self._manifest.outputs))
 
     def _drive(self) -> None:
         """Set the ratios for the coming step, where they change."""

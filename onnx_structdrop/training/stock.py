@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -14,6 +12,7 @@ from onnx_structdrop import native as kernels
 from onnx_structdrop.errors import (
     ModelError,
     NativeLibraryError,
+    OutputError,
     StructDropError,
     TrainingError,
 )
@@ -27,30 +26,30 @@ from onnx_structdrop.training.checks import (
     ratios_at,
     with_schedule,
 )
-from onnx_structdrop.training.exporting import inference_model
+from onnx_structdrop.training.exporting import write_inference_model
 from onnx_structdrop.training.feeds import Evaluation
 from onnx_structdrop.training.folders import absolute, new_folder
 from onnx_structdrop.training.lowering import lower
 from onnx_structdrop.training.lowering.optimizers import read_optimizer
 from onnx_structdrop.training.schedule import Schedule
 from onnx_structdrop.training.stock_files import (
-    FORMAT,
+    ARTIFACTS,
+    STATE,
+    check_beginning,
     chosen_kernels,
     read_arrays,
     read_config,
     write_arrays,
+    write_config,
 )
 from onnx_structdrop.training.streams import begin_at
 from onnx_structdrop.training.trainer import Trainer
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["StockTrainer"]
-
-_ARTIFACTS = "artifacts"
-_STATE = "state.npz"
 
 
 class StockTrainer(Trainer):
@@ -102,7 +101,10 @@ class StockTrainer(Trainer):
         schedule: Schedule | None = None,
         learning_rate: float = 0.001,
     ) -> None:
-        loaded = artifacts if isinstance(artifacts, Artifacts) else Artifacts.load(artifacts)
+        if isinstance(artifacts, Artifacts):
+            artifacts = artifacts.directory
+        loaded = Artifacts.load(artifacts)
+        check_beginning(loaded.directory, loaded.manifest.steps)
         state = TrainingArrays.beginning(read_arrays(loaded.parameters))
         self._begin(
             loaded,
@@ -137,7 +139,7 @@ class StockTrainer(Trainer):
         """
         folder = absolute(directory, "directory")
         config = read_config(folder)
-        state = read_arrays(folder / _STATE)
+        state = read_arrays(folder / STATE)
         trainer = cls.__new__(cls)
         try:
             saved = config["schedule"]
@@ -151,7 +153,7 @@ class StockTrainer(Trainer):
                 "native=False goes on with functions, and with other masks"
             )
         trainer._begin(
-            Artifacts.load(folder / _ARTIFACTS),
+            Artifacts.load(folder / ARTIFACTS),
             state,
             steps=steps,
             native=bool(used) if native == "auto" else chosen_kernels(native),
@@ -234,10 +236,12 @@ class StockTrainer(Trainer):
 
         Raises
         ------
-        ArgumentError
-            A name is unknown, or a shape or element type is not that of the parameter.
+        ArgumentError, ArgumentTypeError
+            A name is unknown, a shape or element type is not that of the parameter, or a ratio is
+            not in [0, 1). Nothing was changed.
         """
-        for name, value in checked_values(self._parameters, parameters).items():
+        ratios = [each.name for each in self._manifest.ratios]
+        for name, value in checked_values(self._parameters, parameters, ratios).items():
             self._parameters[name][...] = value
 
     def step(self, inputs: Any, labels: Any) -> float:
@@ -258,7 +262,7 @@ class StockTrainer(Trainer):
         TrainingError
             onnxruntime failed in the run.
         """
-        feeds = self._named(inputs, labels)
+        feeds = self._named(self._feeds(inputs, labels))
         self._drive()
         manifest = self._manifest
         names = [manifest.loss_name, *self._output_names()]
@@ -282,19 +286,14 @@ class StockTrainer(Trainer):
         )
         return loss
 
-    def evaluate(self, inputs: Any, labels: Any) -> Evaluation:
-        """Run the evaluation model, without dropout, on a batch.
-
-        Parameters and errors are those of `step`.
-        """
-        feeds = self._named(inputs, labels)
-        manifest = self._manifest
+    def _evaluated(self, feeds: Sequence[np.ndarray]) -> Evaluation:
+        given, manifest = self._named(feeds), self._manifest
         names = [manifest.loss_name, *self._output_names()]
         for value in self._evaluation.get_inputs():
-            if value.name not in feeds:
-                feeds[value.name] = self._parameters[value.name]
+            if value.name not in given:
+                given[value.name] = self._parameters[value.name]
         with runtime_errors(self._artifacts.directory):
-            loss, *outputs = self._evaluation.run(names, feeds)
+            loss, *outputs = self._evaluation.run(names, given)
         return Evaluation(float(loss.reshape(())), dict(zip(names[1:], outputs, strict=True)))
 
     def save(self, directory: str | os.PathLike[str], *, overwrite: bool = True) -> None:
@@ -306,36 +305,47 @@ class StockTrainer(Trainer):
         Raises
         ------
         OutputError
-            The folder cannot be written; what was there before is still there.
+            The folder cannot be written, or is that of the artifacts; what was there before is
+            still there.
         """
         schedule = self._manifest.schedule
         config = {
-            "format": FORMAT,
             "steps": self._steps,
             "learning_rate": self._rate,
             "native": self._native,
             "schedule": None if schedule is None else schedule.get_config(),
         }
-        with new_folder(absolute(directory, "directory"), overwrite=overwrite) as folder:
-            shutil.copytree(self._artifacts.directory, folder / _ARTIFACTS)
-            write_arrays(folder / _STATE, self._arrays.state())
-            (folder / files.MANIFEST).write_text(json.dumps(config, indent=1), encoding="utf-8")
+        target = absolute(directory, "directory")
+        if target.resolve() == self._artifacts.directory.resolve():
+            raise OutputError(
+                f"cannot write {target}: it holds the artifacts of this training; choose another "
+                "folder"
+            )
+        with new_folder(target, overwrite=overwrite) as folder:
+            self._artifacts.copy(folder / ARTIFACTS)
+            write_arrays(folder / STATE, self._arrays.state())
+            write_config(folder, config)
 
     def export(self, path: str | os.PathLike[str]) -> None:
         """Write the inference model, which still holds the dropout nodes, switched off.
 
         `finish` makes a model without them of it.
-        """
-        model = inference_model(
-            onnx.load(self._artifacts.eval_model), self._manifest.outputs, self._parameters
-        )
-        onnx.save(model, path)
 
-    def _named(self, inputs: Any, labels: Any) -> dict[str, np.ndarray]:
+        Raises
+        ------
+        ModelError
+            The artifacts are gone.
+        OutputError
+            The file cannot be written.
+        """
+        target = absolute(path, "path")
+        source = self._artifacts.eval_model
+        write_inference_model(source, target, self._manifest.outputs, self._parameters)
+
+    def _named(self, feeds: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         infos = (*self._manifest.inputs, self._manifest.labels)
         return {
-            info.name: np.ascontiguousarray(array)
-            for info, array in zip(infos, self._feeds(inputs, labels), strict=True)
+            info.name: np.ascontiguousarray(array) for info, array in zip(infos, feeds, strict=True)
         }
 
     def _drive(self) -> None:

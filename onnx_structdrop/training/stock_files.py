@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,22 +13,28 @@ import numpy as np
 from onnx_structdrop import native as kernels
 from onnx_structdrop.errors import ArgumentError, ModelError
 from onnx_structdrop.training import manifest as files
+from onnx_structdrop.training.sealing import check_sealed, write_sealed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 __all__ = [
-    "FORMAT",
+    "ARTIFACTS",
+    "STATE",
+    "check_beginning",
     "chosen_kernels",
     "entry",
     "read_arrays",
     "read_config",
     "write_arrays",
+    "write_config",
 ]
 
-FORMAT = "stock-1"
-"""What the manifest of a saved training names, so that nothing else takes it for artifacts."""
+ARTIFACTS, STATE = "artifacts", "state.npz"
+"""What lies beside the manifest of a saved training."""
+
+_FILES = (STATE, f"{ARTIFACTS}/{files.MANIFEST}")  # which in turn tells of the other artifacts
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -39,9 +46,15 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         It is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        with zipfile.ZipFile(path) as archive:
+            arrays = {}
+            for entry_name in archive.namelist():
+                # np.load takes the array "w" for one that is called "w.npy".
+                with archive.open(entry_name) as file:
+                    array = np.lib.format.read_array(file, allow_pickle=False)
+                arrays[entry_name.removesuffix(".npy")] = array
+            return arrays
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise ModelError(f"{path} cannot be read: {error}") from error
 
 
@@ -67,13 +80,19 @@ def entry(arrays: Mapping[str, np.ndarray], prefix: str, name: str) -> np.ndarra
     return arrays[prefix + name]
 
 
+def write_config(folder: Path, config: Mapping[str, Any]) -> None:
+    """Write what `read_config` returns; the arrays and the artifacts lie in the folder already."""
+    content = {"format": files.STOCK_FORMAT, **config}
+    write_sealed(folder / files.MANIFEST, content, _FILES)
+
+
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return what `StockTrainer.save` wrote beside the arrays.
+    """Return what `StockTrainer.save` wrote beside arrays and artifacts.
 
     Raises
     ------
     ModelError
-        The folder is not one of it.
+        The folder is not one of it, or something in it was changed.
     """
     path = folder / files.MANIFEST
     try:
@@ -83,12 +102,29 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} is no folder of StockTrainer.save: {path} cannot be read ({error})"
         ) from error
     found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT:
+    if found != files.STOCK_FORMAT:
         raise ModelError(
             f"{folder} holds no training of StockTrainer to resume (format {found!r}, not "
-            f"{FORMAT!r}); StockTrainer(directory) begins one from artifacts"
+            f"{files.STOCK_FORMAT!r}); StockTrainer(directory) begins one from artifacts"
         )
+    check_sealed(path, content, _FILES)
     return dict(content)
+
+
+def check_beginning(folder: Path, steps: int) -> None:
+    """Check that artifacts are not a training that has made steps elsewhere.
+
+    Raises
+    ------
+    ModelError
+        They are: begun from here, schedule and optimizer would start anew without a word.
+    """
+    if steps:
+        raise ModelError(
+            f"{folder} holds a training of {steps} steps that TrainingSession saved, and only "
+            "onnxruntime-training reads the optimizer's state: resume it there, or begin from the "
+            "artifacts and assign its parameters"
+        )
 
 
 def chosen_kernels(native: bool | str) -> bool:

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import abc
+import functools
 from typing import TYPE_CHECKING, Any
 
-from onnx_structdrop.training.feeds import arrange, check_labels
+import numpy as np
+
+from onnx_structdrop.errors import ArgumentError, ModelError
+from onnx_structdrop.training.feeds import (
+    arrange,
+    check_against_output,
+    check_labels,
+    is_determined,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Sequence
 
     from onnx_structdrop.training.artifacts import Artifacts
+    from onnx_structdrop.training.feeds import Evaluation
     from onnx_structdrop.training.manifest import Manifest
 
 __all__ = ["Trainer"]
 
 
-class Trainer:
+class Trainer(abc.ABC):
     """Base of `TrainingSession` and `StockTrainer`, which set what it tells."""
 
     _artifacts: Artifacts
     _manifest: Manifest
     _native: bool
     _steps: int
+
+    @functools.cached_property
+    def _shapes(self) -> dict[tuple[tuple[int, ...], ...], tuple[int, ...]]:
+        return {}
 
     @property
     def artifacts(self) -> Artifacts:
@@ -49,7 +64,39 @@ class Trainer:
 
     def _feeds(self, inputs: Any, labels: Any) -> list[np.ndarray]:
         """Return a batch in the order of the model's inputs, checked."""
-        feeds = arrange(self._manifest, inputs, labels)
-        if self._manifest.loss == "cross_entropy":
-            check_labels(feeds[-1], self._manifest.classes)
+        manifest = self._manifest
+        feeds = arrange(manifest, inputs, labels)
+        if manifest.loss == "cross_entropy":
+            check_labels(feeds[-1], manifest.classes)
+        if not is_determined(manifest):
+            check_against_output(manifest, feeds[-1], self._shape_of_output(feeds))
         return feeds
+
+    def _shape_of_output(self, feeds: Sequence[np.ndarray]) -> tuple[int, ...]:
+        """Return the shape of what the loss reads, by running the evaluation model.
+
+        Once for each new size of a batch, where the manifest does not tell it.
+        """
+        key = tuple(array.shape for array in feeds)
+        if key not in self._shapes:
+            harmless = [*feeds[:-1], np.zeros_like(feeds[-1])]  # class 0 is one of every model's
+            try:
+                output = self._evaluated(harmless).outputs[self._manifest.loss_output]
+            except ModelError as error:
+                raise ArgumentError(
+                    "the model takes no batch of inputs and labels of shapes "
+                    f"{', '.join(map(str, key))}: {error}"
+                ) from error
+            self._shapes[key] = output.shape
+        return self._shapes[key]
+
+    def evaluate(self, inputs: Any, labels: Any) -> Evaluation:
+        """Run the evaluation model, without dropout, on a batch.
+
+        Parameters and errors are those of `step`.
+        """
+        return self._evaluated(self._feeds(inputs, labels))
+
+    @abc.abstractmethod
+    def _evaluated(self, feeds: Sequence[np.ndarray]) -> Evaluation:
+        """Run the evaluation model on what `arrange` returned."""

@@ -9,7 +9,13 @@ import pytest
 from manifests import MANIFEST
 
 from onnx_structdrop import ArgumentError, ArgumentTypeError
-from onnx_structdrop.training.feeds import arrange, arrange_inputs, check_labels
+from onnx_structdrop.training.feeds import (
+    arrange,
+    arrange_inputs,
+    check_against_output,
+    check_labels,
+    is_determined,
+)
 from onnx_structdrop.training.manifest import TensorInfo
 
 LEFT = np.zeros((4, 3, 8), np.float32)
@@ -68,6 +74,58 @@ def test_the_batch_of_the_labels_agrees():
 def test_nothing_is_converted(dtype):
     with pytest.raises(ArgumentTypeError, match=f"is {np.dtype(dtype).name}; the model takes"):
         arrange(ONE, LEFT.astype(dtype), LABELS)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "message"),
+    [
+        (LEFT.astype(">f4"), LABELS, "'left' has the byte order of another machine"),
+        (LEFT, LABELS.astype(">i8"), "'labels' has the byte order of another machine"),
+        ([[[1], [2, 3]]], LABELS, "input 'left' is no array"),
+        (LEFT, [[1], [2, 3]], "input 'labels' is no array"),
+    ],
+)
+def test_bytes_that_would_be_misread(inputs, labels, message):
+    with pytest.raises(ArgumentTypeError, match=message):
+        arrange(ONE, inputs, labels)
+
+
+def test_empty_batches():
+    """Onnxruntime divides by their size, which ends the process, or makes NaN of statistics."""
+    with pytest.raises(ArgumentError, match="'left' is empty"):
+        arrange(ONE, LEFT[:0], LABELS[:0])
+    free = dataclasses.replace(ONE, inputs=(TensorInfo("left", "float32", None),))
+    with pytest.raises(ArgumentError, match="'left' is empty"):
+        arrange_inputs(free, LEFT[:0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "determined"),
+    [
+        ({}, True),
+        ({"classes": None}, False),
+        ({"classes": "classes"}, False),
+        ({"classes": None, "loss": "mse"}, True),
+        ({"labels": TensorInfo("labels", "int64", ("M",))}, False),
+        ({"labels": TensorInfo("labels", "int64", (None,))}, False),
+        ({"labels": TensorInfo("labels", "int64", None)}, False),
+        ({"labels": TensorInfo("labels", "int64", (4,))}, True),
+    ],
+    ids=str,
+)
+def test_what_the_manifest_says_of_labels(changes, determined):
+    assert is_determined(dataclasses.replace(ONE, **changes)) is determined
+
+
+def test_labels_against_an_output():
+    check_against_output(ONE, LABELS, (4, 3))
+    with pytest.raises(ArgumentError, match="classes 0 to 2"):
+        check_against_output(ONE, LABELS + 3, (4, 3))
+    with pytest.raises(ArgumentError, match=r"\(4,\); output 'y' of this batch needs \(2,\)"):
+        check_against_output(ONE, LABELS, (2, 3))
+    squares = dataclasses.replace(ONE, loss="mse")
+    with pytest.raises(ArgumentError, match=r"needs \(4, 3\)"):
+        check_against_output(squares, np.zeros((4, 1), np.float32), (4, 3))
 
 
 def test_an_input_of_unknown_rank_takes_any_shape():

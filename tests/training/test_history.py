@@ -71,6 +71,27 @@ def test_a_loss_that_is_not_finite(loss):
         fit(Counting([1.0, loss]), [BATCH] * 2)
 
 
+def test_no_steps():
+    assert not fit(Counting([]), []).falls()
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "size", "message"),
+    [
+        (BATCH[0][:0], BATCH[1][:0], 256, "0 images and 0 labels"),
+        (BATCH[0], BATCH[1][:1], 256, "2 images and 1 labels"),
+        (*BATCH, 0, "size is 0"),
+    ],
+)
+def test_accuracy_of_nothing(images, labels, size, message):
+    with pytest.raises(sd.ArgumentError, match=message):
+        accuracy(Counting([]), images, labels, size)
+
+
+def test_labels_in_a_list():
+    assert accuracy(Counting([]), BATCH[0], [1, 2]) == 0.5
+
+
 def test_accuracy_of_maps():
     class Maps:
         def evaluate(self, inputs, labels):

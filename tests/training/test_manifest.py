@@ -47,7 +47,7 @@ def test_missing_files_are_named(tmp_path, name):
         Manifest.read(folder)
 
 
-@pytest.mark.parametrize("name", [files.CHECKPOINT, files.PARAMETERS])
+@pytest.mark.parametrize("name", FILES)
 def test_other_content_is_noticed(tmp_path, name):
     folder = folder_of(tmp_path / "artifacts")
     (folder / name).write_text("x" * len(name))
@@ -70,13 +70,26 @@ def test_missing_fields_are_damage(tmp_path, field):
     [
         ("{", "cannot be read"),
         ("[]", "has format None"),
-        ('{"format": 99}', "has format 99, this version of onnx_structdrop reads 1"),
+        ('{"format": 99}', "has format 99, this version of onnx_structdrop reads 2"),
     ],
 )
 def test_other_files_in_its_place(tmp_path, text, message):
     folder = folder_of(tmp_path / "artifacts")
     (folder / files.MANIFEST).write_text(text)
     with pytest.raises(ModelError, match=message):
+        Manifest.read(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"classes": 50}, {"classes": "ten"}, {"outputs": "abc"}, {"ratios": []}, {"trainable": ["b"]}],
+    ids=str,
+)
+def test_changes_by_hand_are_noticed(tmp_path, change):
+    folder = folder_of(tmp_path / "artifacts")
+    content = json.loads((folder / files.MANIFEST).read_text(encoding="utf-8")) | change
+    (folder / files.MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(ModelError, match="was changed by hand"):
         Manifest.read(folder)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from onnx_structdrop.errors import ArgumentError
+from onnx_structdrop.errors import ArgumentError, ArgumentTypeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from onnx_structdrop.training.preparation.editing import Editing
 
 __all__ = ["fix_sizes"]
@@ -21,9 +20,13 @@ def fix_sizes(editing: Editing, sizes: Mapping[str, int]) -> None:
 
     Raises
     ------
-    ArgumentError
+    ArgumentError, ArgumentTypeError
         If no input has a dimension of a name, or a size is not positive.
     """
+    if not isinstance(sizes, Mapping):
+        raise ArgumentTypeError(
+            f"sizes must be numbers by name, such as {{'height': 224}}, not {sizes!r}"
+        )
     graph = editing.graph
     names = {
         dim.value

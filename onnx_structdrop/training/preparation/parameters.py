@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import onnx_ir as ir
 from onnx_structdrop.errors import ArgumentError, ArgumentTypeError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from onnx_structdrop.training.preparation.editing import Editing
 
@@ -177,6 +178,8 @@ def _matching(
 ) -> list[str]:
     if isinstance(patterns, str):
         raise ArgumentTypeError(f"{argument} must be a list of names, not the text {patterns!r}")
+    if not isinstance(patterns, Iterable):
+        raise ArgumentTypeError(f"{argument} must be a list of names, not {patterns!r}")
     chosen: dict[str, None] = {}
     for pattern in patterns:
         if not isinstance(pattern, str):

@@ -12,6 +12,7 @@ from onnx_structdrop.training.preparation.arithmetic import fold_constants
 from onnx_structdrop.training.preparation.calls import inline_calls
 from onnx_structdrop.training.preparation.dimensions import fix_sizes
 from onnx_structdrop.training.preparation.editing import Editing
+from onnx_structdrop.training.preparation.inputs import drop_defaults, name_apart
 from onnx_structdrop.training.preparation.nodes import complete_nodes, complete_standard
 from onnx_structdrop.training.preparation.norms import (
     batch_norm_opset,
@@ -100,7 +101,8 @@ def prepare(
     editing = Editing(result, opset)
     if batch_norm == "train":
         opset = editing.opset = max(opset, batch_norm_opset(editing))
-    fix_sizes(editing, sizes or {})
+    drop_defaults(editing)
+    fix_sizes(editing, {} if sizes is None else sizes)
     inline_calls(editing)
     check_graph(result)
     fold_constants(editing)
@@ -119,6 +121,7 @@ def prepare(
     fit_versions(editing, opset)
     complete_standard(editing)
     ratios = complete_nodes(editing)
+    name_apart(editing)
     choice = choose(editing.graph, parameters, requires_grad, frozen)
     check_gradients(editing, choice.trainable)
     extra = (value.name or "" for value in (*statistics, *ratios))

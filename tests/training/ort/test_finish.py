@@ -97,3 +97,13 @@ def test_models_that_differ_are_not_written(trained, tmp_path, monkeypatch):
     with pytest.raises(CheckFailedError, match="evaluation"):
         finish(trained, tmp_path / "finished.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_input_that_nothing_reads(tmp_path):
+    model = network()
+    extra = onnx.helper.make_tensor_value_info("extra", onnx.TensorProto.FLOAT, ["N", 3])
+    model.graph.input.append(extra)
+    session = TrainingSession(artifacts_of(tmp_path / "artifacts", with_dropout(model)))
+    images, labels = next(batches(1))
+    session.step([images, np.zeros((len(images), 3), np.float32)], labels)
+    assert [value.name for value in finish(session).graph.input] == ["image"]

@@ -15,7 +15,7 @@ from small_models import artifacts_of, batches
 
 import onnx_structdrop
 from onnx_structdrop import ArgumentError, ArgumentTypeError
-from onnx_structdrop.training import LocalSGD, TrainingSession
+from onnx_structdrop.training import LocalSGD, Schedule, TrainingSession
 
 SCRIPT = pathlib.Path(__file__).with_name("ranks.py")
 TESTS = pathlib.Path(__file__).parents[2]
@@ -128,3 +128,33 @@ def test_what_is_refused(artifacts, monkeypatch):
             monkeypatch.setenv(name, "1")
         with pytest.raises(error, match=words):
             LocalSGD(artifacts, **arguments)
+
+
+@pytest.mark.parametrize(("rank", "size"), [("one", "2"), ("2", "2"), ("-1", "2")])
+def test_places_that_are_none(artifacts, monkeypatch, rank, size):
+    for name, value in zip(("RANK", "WORLD_SIZE"), (rank, size), strict=True):
+        monkeypatch.setenv(name, value)
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(ArgumentError, match="RANK"):
+        LocalSGD(artifacts)
+
+
+def test_ranks_with_other_artifacts(artifacts, tmp_path):
+    """Of as many numbers, but with another schedule: a mean of them would be one of nothing."""
+    other = tmp_path / "other"
+    artifacts_of(other, extra_outputs=["relu1_dropped_mask"], schedule=Schedule.linear(5))
+    place = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(folder), str(tmp_path / "run"), str(STEPS)],
+            env=environment(RANK=rank, **place),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, folder in enumerate((artifacts, other))
+    ]
+    errors = [rank.communicate(timeout=180)[1] for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [1, 1]
+    assert all("give all ranks the same artifacts" in " ".join(error.split()) for error in errors)

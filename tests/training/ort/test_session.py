@@ -17,7 +17,7 @@ from onnx_structdrop import (
     NativeLibraryError,
     OutputError,
 )
-from onnx_structdrop.training import Schedule, TrainingSession
+from onnx_structdrop.training import Schedule, StockTrainer, TrainingSession
 
 each_form = pytest.mark.parametrize("native", [False, True], ids=["function", "kernel"])
 
@@ -134,6 +134,56 @@ def test_running_statistics_move_and_are_used(tmp_path):
     first = session.evaluate(images, labels).loss
     session.assign({"mean1": after["mean1"] + np.float32(3)})
     assert session.evaluate(images, labels).loss != first
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
+def test_labels_where_only_a_run_tells_the_output(tmp_path, loss):
+    """Onnxruntime reads past its arrays for a class that is none, and stretches a target."""
+    model = network()
+    batch, classes = model.graph.output[0].type.tensor_type.shape.dim
+    batch.dim_param = "M"
+    classes.Clear()
+    session = TrainingSession(artifacts_of(tmp_path / "a", with_dropout(model), loss=loss))
+    (images, labels), *_ = batches(1)
+    wrong = [labels + CLASSES, labels - CLASSES, labels[:4], labels + 10**7]
+    if loss == "mse":
+        labels = np.eye(CLASSES, dtype=np.float32)[labels]
+        wrong = [labels[:1], labels[:, :1], labels[:, :3]]
+    for each in wrong:
+        with pytest.raises(ArgumentError):
+            session.step(images, each)
+        with pytest.raises(ArgumentError):
+            session.evaluate(images, each)
+    assert session.steps == 0
+    assert np.isfinite(session.step(images, labels))
+
+
+def test_batches_that_would_end_the_process(artifacts):
+    session = TrainingSession(artifacts)
+    (images, labels), *_ = batches(1)
+    with pytest.raises(ArgumentError, match="is empty"):
+        session.step(images[:0], labels[:0])
+    with pytest.raises(ArgumentTypeError, match="byte order"):
+        session.step(images, labels.astype(">i8"))
+
+
+def test_exports_that_cannot_be_written(artifacts, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    session = TrainingSession(artifacts)
+    with pytest.raises(ArgumentTypeError, match="must be a path"):
+        session.export(None)
+    for path in (tmp_path, tmp_path / "no" / "model.onnx"):
+        with pytest.raises(OutputError, match="cannot write"):
+            session.export(path)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_plain_runtime_does_not_begin_anew_from_a_save(artifacts, tmp_path):
+    session = TrainingSession(artifacts)
+    session.step(*next(batches(1)))
+    session.save(tmp_path / "saved")
+    with pytest.raises(ModelError, match="1 steps that TrainingSession saved"):
+        StockTrainer(tmp_path / "saved")
 
 
 def test_segmentation(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import shutil
 
@@ -11,7 +12,7 @@ import pytest
 from one_operator import close
 
 import onnx_structdrop as sd
-from onnx_structdrop.training import Schedule, StockTrainer
+from onnx_structdrop.training import Artifacts, Schedule, StockTrainer
 from onnx_structdrop.training.lowering.optimizers import SGD, AdamW, read_optimizer
 
 DATA = pathlib.Path(__file__).parent / "data"
@@ -129,13 +130,43 @@ def test_wrong_arguments(trainer, golden):
         trainer.learning_rate = -1
 
 
+def test_a_batch_that_is_refused_changes_nothing(trainer, golden):
+    before, loss = trainer.parameters, trainer.evaluate(golden["x"], golden["labels"]).loss
+    for images, labels in (
+        (golden["x"][:0], golden["labels"][:0]),
+        (golden["x"].astype(">f4"), golden["labels"]),
+    ):
+        with pytest.raises(sd.StructDropError):
+            trainer.step(images, labels)
+    assert trainer.steps == 0
+    assert all(np.array_equal(trainer.parameters[name], value) for name, value in before.items())
+    assert trainer.evaluate(golden["x"], golden["labels"]).loss == loss
+
+
+def test_labels_where_only_a_run_tells_the_classes(tmp_path, golden):
+    manifest = dataclasses.replace(Artifacts.load(ARTIFACTS).manifest, classes=None)
+    shutil.copytree(ARTIFACTS, tmp_path / "artifacts")
+    manifest.write(tmp_path / "artifacts")
+    trainer = StockTrainer(tmp_path / "artifacts")
+    for change in (-1, 4):
+        with pytest.raises(sd.ArgumentError, match="classes 0 to 3"):
+            trainer.step(golden["x"], golden["labels"] * 0 + change)
+        with pytest.raises(sd.ArgumentError, match="classes 0 to 3"):
+            trainer.evaluate(golden["x"], golden["labels"] * 0 + change)
+    assert trainer.steps == 0
+    trainer.step(golden["x"], golden["labels"])
+    trainer.step(golden["x"][:2], golden["labels"][:2])
+
+
 def test_a_training_graph_that_cannot_be_lowered(tmp_path):
     folder = tmp_path / "artifacts"
     shutil.copytree(ARTIFACTS, folder)
-    model = onnx.load(folder / "training_model.onnx")
+    artifacts = Artifacts.load(folder)
+    model = onnx.load(artifacts.training_model)
     node = next(node for node in model.graph.node if node.op_type == "ReluGrad")
     node.op_type = "StrangeGrad"
-    onnx.save(model, folder / "training_model.onnx")
+    onnx.save(model, artifacts.training_model)
+    artifacts.manifest.write(folder)
     with pytest.raises(sd.UnsupportedModelError, match=r"node '.*' \(com.microsoft::StrangeGrad\)"):
         StockTrainer(folder)
 
