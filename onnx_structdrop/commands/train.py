@@ -208,11 +208,10 @@ def _check_image(shape: tuple[int | str | None, ...]) -> None:
             "digits need an input of shape N,1,size,size or N,3,size,size, not "
             f"{','.join(map(str, shape))}; {_OTHER_DATA}"
         )
-
     if isinstance(shape[0], int):
         raise UnsupportedModelError(
-            f"digits come in batches of several sizes, the input takes {shape[0]}: export it with a "
-            f"free batch axis; {_OTHER_DATA}"
+            f"digits come in batches of several sizes, the input takes {shape[0]}: export it "
+            f"with a free batch axis; {_OTHER_DATA}"
         )
 
 

@@ -176,7 +176,8 @@ def _check_all(infos: Sequence[TensorInfo], arrays: Sequence[np.ndarray]) -> Non
 def _check(info: TensorInfo, array: np.ndarray, sizes: dict[str, tuple[int, str]]) -> None:
     if array.dtype.name != info.dtype:
         raise ArgumentTypeError(
-            f"input {info.name!r} is {array.dtype.name}; the model takes {info.dtype}"
+            f"input {info.name!r} is {array.dtype.name}; the model takes {info.dtype}: convert "
+            f"it, as by array.astype({info.dtype!r})"
         )
     if not array.dtype.isnative:  # of the same name as the dtype that is
         raise ArgumentTypeError(
