@@ -65,8 +65,8 @@ def _module(name: str) -> Any:
 def _missing(why: str) -> str:
     return (
         "this needs onnxruntime-training 1.19.2, which takes the place of onnxruntime in an "
-        f"environment of its own, with torch beside it: {INSTALL} ({why}). Artifacts that were made "
-        "elsewhere train here as well: StockTrainer(folder), or structdrop train --from FOLDER"
+        f"environment of its own, with torch beside it: {INSTALL} ({why}). Artifacts that were "
+        "made elsewhere train here as well: StockTrainer(folder), or structdrop train --from FOLDER"
     )
 
 
