@@ -7,38 +7,14 @@ from typing import TYPE_CHECKING
 import onnx
 from onnx import numpy_helper
 
-from onnx_structdrop.errors import ModelError, OutputError
+from onnx_structdrop.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     import numpy as np
 
-__all__ = ["inference_model", "write_inference_model"]
-
-
-def write_inference_model(
-    evaluation: Path, target: Path, outputs: Sequence[str], parameters: Mapping[str, np.ndarray]
-) -> None:
-    """Write `inference_model` of an evaluation model's file.
-
-    Raises
-    ------
-    ModelError
-        That file is gone, or lacks an output.
-    OutputError
-        The result cannot be written.
-    """
-    try:
-        model = onnx.load(evaluation)
-    except OSError as error:
-        raise ModelError(f"{evaluation} cannot be read: {error.strerror}") from error
-    content = inference_model(model, outputs, parameters).SerializeToString()
-    try:
-        target.write_bytes(content)
-    except OSError as error:
-        raise OutputError(f"cannot write {target}: {error.strerror}") from error
+__all__ = ["inference_model"]
 
 
 def inference_model(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,10 +79,7 @@ def finish(
         raise ArgumentError(f"seed is {seed!r}; allowed is an integer of 0 or more")
     if inputs is None:
         inputs = _drawn(manifest.inputs, seed)
-    with tempfile.TemporaryDirectory() as folder:
-        exported = Path(folder, "exported.onnx")
-        session.export(exported)
-        before = onnx.load(exported)
+    before = session.inference_model()
     model = _without_idle_imports(fold(before))
     _check_folded(before, model)
     _check_outputs(session, model, inputs)

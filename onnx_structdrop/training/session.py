@@ -16,7 +16,6 @@ from onnx_structdrop.errors import (
     ArgumentError,
     ModelError,
     NativeLibraryError,
-    OutputError,
     TrainingError,
 )
 from onnx_structdrop.training import manifest as files
@@ -282,25 +281,20 @@ class TrainingSession(Trainer):
             write_parameters(self._state, folder)
             dataclasses.replace(self._manifest, steps=self._steps).write(folder)
 
-    def export(self, path: str | os.PathLike[str]) -> None:
-        """Write onnxruntime's own inference model, which still holds the dropout nodes.
-
-        `finish` makes a model without them of it.
+    def inference_model(self) -> onnx.ModelProto:
+        """Return what onnxruntime exports; the dropout nodes in it are on.
 
         Raises
         ------
         ModelError
-            The artifacts are gone.
-        OutputError
-            The file cannot be written.
+            The artifacts are gone, or onnxruntime finds no place to write to.
         """
-        target = absolute(path, "path")
-        if target.is_dir() or not target.parent.is_dir():
-            why = "it is a folder" if target.is_dir() else f"there is no folder {target.parent}"
-            raise OutputError(f"cannot write {target}: {why}")
-        with runtime_errors(self._artifacts.directory):
-            self._module.eval()
-            self._module.export_model_for_inferencing(str(target), list(self._manifest.outputs))
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "exported.onnx")
+            with runtime_errors(self._artifacts.directory):
+                self._module.eval()
+                self._module.export_model_for_inferencing(str(path), list(self._manifest.outputs))
+            return onnx.load(path)
 
     def _drive(self) -> None:
         """Set the ratios for the coming step, where they change."""

@@ -26,7 +26,7 @@ from onnx_structdrop.training.checks import (
     ratios_at,
     with_schedule,
 )
-from onnx_structdrop.training.exporting import write_inference_model
+from onnx_structdrop.training.exporting import inference_model
 from onnx_structdrop.training.feeds import Evaluation
 from onnx_structdrop.training.folders import absolute, new_folder
 from onnx_structdrop.training.lowering import lower
@@ -326,21 +326,20 @@ class StockTrainer(Trainer):
             write_arrays(folder / STATE, self._arrays.state())
             write_config(folder, config)
 
-    def export(self, path: str | os.PathLike[str]) -> None:
-        """Write the inference model, which still holds the dropout nodes, switched off.
-
-        `finish` makes a model without them of it.
+    def inference_model(self) -> onnx.ModelProto:
+        """Return the evaluation model with the parameters inside; the dropout nodes are off.
 
         Raises
         ------
         ModelError
             The artifacts are gone.
-        OutputError
-            The file cannot be written.
         """
-        target = absolute(path, "path")
-        source = self._artifacts.eval_model
-        write_inference_model(source, target, self._manifest.outputs, self._parameters)
+        evaluation = self._artifacts.eval_model
+        try:
+            model = onnx.load(evaluation)
+        except OSError as error:
+            raise ModelError(f"{evaluation} cannot be read: {error.strerror}") from error
+        return inference_model(model, self._manifest.outputs, self._parameters)
 
     def _named(self, feeds: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         infos = (*self._manifest.inputs, self._manifest.labels)

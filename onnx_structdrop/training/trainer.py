@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_structdrop.errors import ArgumentError, ModelError
+from onnx_structdrop.graph.io import save
 from onnx_structdrop.training.feeds import (
     arrange,
     check_against_output,
     check_labels,
     is_determined,
 )
+from onnx_structdrop.training.folders import absolute
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Sequence
+
+    import onnx
 
     from onnx_structdrop.training.artifacts import Artifacts
     from onnx_structdrop.training.feeds import Evaluation
@@ -96,6 +101,32 @@ class Trainer(abc.ABC):
         Parameters and errors are those of `step`.
         """
         return self._evaluated(self._feeds(inputs, labels))
+
+    def export(self, path: str | os.PathLike[str]) -> None:
+        """Write `inference_model`, whole or not at all.
+
+        `finish` makes a model without dropout nodes of it.
+
+        Raises
+        ------
+        ArgumentError, ArgumentTypeError
+            `path` is no path.
+        ModelError
+            The artifacts are gone.
+        OutputError
+            The file cannot be written.
+        """
+        save(self.inference_model(), absolute(path, "path"))
+
+    @abc.abstractmethod
+    def inference_model(self) -> onnx.ModelProto:
+        """Return the network with its parameters inside; it still holds the dropout nodes.
+
+        Raises
+        ------
+        ModelError
+            The artifacts are gone.
+        """
 
     @abc.abstractmethod
     def _evaluated(self, feeds: Sequence[np.ndarray]) -> Evaluation:

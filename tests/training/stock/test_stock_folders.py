@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 import pathlib
 import shutil
 
@@ -81,6 +83,22 @@ def test_places_that_cannot_be_written(trainer, tmp_path):
             trainer.export(path)
     with pytest.raises(sd.ArgumentTypeError, match="must be a path"):
         trainer.export(None)
+
+
+def test_an_export_that_fails_keeps_the_file_before(trainer, golden, tmp_path, monkeypatch):
+    target = tmp_path / "model.onnx"
+    trainer.export(target)
+    before = target.read_bytes()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    trainer.step(golden["x"], golden["labels"])
+    with pytest.raises(sd.OutputError, match="No space left"):
+        trainer.export(target)
+    assert target.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"artifacts", "model.onnx"}
 
 
 @pytest.mark.parametrize(
