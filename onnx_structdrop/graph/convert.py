@@ -43,9 +43,17 @@ import onnx_ir as ir
 from onnx_structdrop.errors import ArgumentTypeError, ModelError, StructDropError
 from onnx_structdrop.graph.collector import uncollected
 from onnx_structdrop.graph.files.calls import check_calls
+from onnx_structdrop.graph.files.descriptions import Descriptions
 from onnx_structdrop.graph.files.external import check_references, external_tensors
-from onnx_structdrop.graph.files.fidelity import adopt, restore, written_initializers
-from onnx_structdrop.graph.files.stream import Outline, hollow
+from onnx_structdrop.graph.files.fidelity import (
+    FUNCTION_DESCRIPTIONS,
+    adopt,
+    restore,
+    written_initializers,
+)
+from onnx_structdrop.graph.files.outline import Outline
+from onnx_structdrop.graph.files.plain_nodes import PlainNodes
+from onnx_structdrop.graph.files.stream import hollow
 from onnx_structdrop.graph.files.tensors import all_graphs, tensor_slots, unshared
 from onnx_structdrop.graph.files.texts import check_text
 from onnx_structdrop.graph.files.wellformed import (
@@ -144,7 +152,7 @@ def from_proto(proto: onnx.ModelProto, base_dir: str | None = None) -> ir.Model:
             if external:
                 # onnx warns of keys in external data that it does not know; we keep them.
                 warnings.simplefilter("ignore")
-            model = ir.from_proto(proto)
+            model = _read(proto)
         adopt(proto, model, base_dir)
         for root in (model.graph, *(function.graph for function in model.functions.values())):
             imports = dict(root.opset_imports)
@@ -153,6 +161,16 @@ def from_proto(proto: onnx.ModelProto, base_dir: str | None = None) -> ir.Model:
                 root.opset_imports["" if domain == "ai.onnx" else domain] = version
             if not in_order:
                 root.sort()
+    return model
+
+
+def _read(proto: onnx.ModelProto) -> ir.Model:
+    if proto.functions and proto.ir_version < FUNCTION_DESCRIPTIONS:
+        return ir.from_proto(proto)  # Descriptions in the main graph are of functions as well.
+    descriptions = Descriptions(proto.graph)
+    graph = Outline(proto.graph, value_info=descriptions.rest)
+    model = ir.serde.deserialize_model(cast("onnx.ModelProto", Outline(proto, graph=graph)))
+    descriptions.describe(model.graph)
     return model
 
 
@@ -200,9 +218,11 @@ def _serialised(model: ir.Model, initializers: dict[str, Any]) -> onnx.ModelProt
             if value.const_value is None:
                 raise ModelError(f"initializer {quoted(name)} has no data")
     with _broken("the model cannot be converted to a proto"), uncollected(), _unlogged():
-        shown = Outline(model, graph=Outline(model.graph, initializers=initializers))
-        proto = ir.serde.serialize_model(cast("ir.Model", shown))
-        restore(proto, model)
+        proto = onnx.ModelProto()
+        nodes = PlainNodes(model.graph, proto.graph)
+        graph = Outline(model.graph, nodes, initializers=initializers)
+        ir.serde.serialize_model_into(proto, cast("ir.Model", Outline(model, graph=graph)))
+        restore(proto, model, nodes.rest)
     return proto
 
 

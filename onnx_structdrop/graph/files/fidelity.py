@@ -25,14 +25,15 @@ from onnx_structdrop.graph.files.node_fidelity import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     import onnx
 
-__all__ = ["adopt", "follow", "kept_names", "leftovers", "restore", "written_initializers"]
+__all__ = ["FUNCTION_DESCRIPTIONS", "adopt", "follow", "kept_names", "leftovers", "restore", "written_initializers"]
 
 _KEPT = "onnx_structdrop.kept"
-_FUNCTION_VALUE_INFO_IR = 10
+FUNCTION_DESCRIPTIONS = 10
+"""First IR version in which functions describe their values themselves."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +72,24 @@ def adopt(proto: onnx.ModelProto, model: ir.Model, base_dir: str | None) -> None
         _adopt_function(function_proto, function, base_dir)
 
 
-def restore(proto: onnx.ModelProto, model: ir.Model) -> None:
-    """Complete `proto`, just made from `model` by onnx-ir, with what it left out."""
+def restore(
+    proto: onnx.ModelProto, model: ir.Model, nodes: Sequence[tuple[int, ir.Node]]
+) -> None:
+    """Complete `proto`, just made from `model` by onnx-ir, with what it left out.
+
+    Parameters
+    ----------
+    proto
+        Is changed.
+    model
+        Is only read.
+    nodes
+        The nodes of the main graph that onnx-ir wrote, with their positions.
+    """
     restore_metadata(proto, model)
-    _restore_graphs([GraphPair(proto.graph, model.graph)])
+    inside = restore_nodes(proto.graph.node, nodes)
+    _restore_graph(proto.graph, model.graph)
+    _restore_graphs(inside)
     for function_proto, function in zip(proto.functions, model.functions.values(), strict=True):
         _restore_function(function_proto, function)
 
@@ -222,18 +237,18 @@ def _describe(value: ir.Value, info: onnx.ValueInfoProto) -> None:
 def _restore_graphs(pairs: list[GraphPair]) -> None:
     """Complete graphs, and those inside them."""
     while pairs:
-        pair = pairs.pop()
-        pairs += _restore_graph(*pair)
+        proto, graph = pairs.pop()
+        pairs += restore_nodes(proto.node, enumerate(graph))
+        _restore_graph(proto, graph)
 
 
-def _restore_graph(proto: onnx.GraphProto, graph: ir.Graph) -> list[GraphPair]:
+def _restore_graph(proto: onnx.GraphProto, graph: ir.Graph) -> None:
     restore_metadata(proto, graph)
-    inside = restore_nodes(proto.node, graph)
     for tensor in proto.initializer:
         write_metadata_once(tensor)
     kept: _Kept | None = graph.meta.get(_KEPT)
     if kept is None:
-        return inside
+        return
     inputs = {value.name for value in graph.inputs}
     interface = inputs.union(value.name for value in graph.outputs)
     known = interface | _names(graph) if kept.value_info or kept.quantization else interface
@@ -254,12 +269,11 @@ def _restore_graph(proto: onnx.GraphProto, graph: ir.Graph) -> list[GraphPair]:
     for output in proto.output:
         if output.name in kept.outputs and output.name in inputs:
             output.CopyFrom(kept.outputs[output.name])
-    return inside
 
 
 def _restore_function(proto: onnx.FunctionProto, function: ir.Function) -> None:
     restore_metadata(proto, function.graph)
-    _restore_graphs(restore_nodes(proto.node, function))
+    _restore_graphs(restore_nodes(proto.node, enumerate(function)))
     kept: _Kept | None = function.graph.meta.get(_KEPT)
     if kept is not None:
         known = _names(function.graph)
@@ -290,7 +304,7 @@ def _rewrite(
 
 def _qualifiers(proto: onnx.ModelProto) -> tuple[str, ...]:
     """Return the prefixes of value_info names that onnx-ir assigns to function bodies."""
-    if proto.ir_version >= _FUNCTION_VALUE_INFO_IR:
+    if proto.ir_version >= FUNCTION_DESCRIPTIONS:
         return ()
     return tuple(f"{function.domain}::{function.name}/" for function in proto.functions)
 

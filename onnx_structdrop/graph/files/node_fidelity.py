@@ -62,10 +62,15 @@ def adopt_nodes(
     return inside
 
 
-def restore_nodes(protos: Sequence[onnx.NodeProto], nodes: Iterable[ir.Node]) -> list[GraphPair]:
-    """Complete `protos`, just made by onnx-ir from `nodes`; return the subgraphs in them."""
+def restore_nodes(
+    protos: Sequence[onnx.NodeProto], nodes: Iterable[tuple[int, ir.Node]]
+) -> list[GraphPair]:
+    """Complete those of `protos` at the places of `nodes`, of which onnx-ir just made them.
+
+    Returns the subgraphs in them.
+    """
     inside: list[GraphPair] = []
-    for place, node in enumerate(nodes):
+    for place, node in nodes:
         if node.metadata_props:
             restore_metadata(protos[place], node)
         outputs = node.outputs

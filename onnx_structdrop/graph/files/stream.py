@@ -19,7 +19,7 @@ from onnx_structdrop.graph.files.tensors import ProtoTensor, is_unloaded, subgra
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["Outline", "UnevenError", "fits", "hollow", "pieces"]
+__all__ = ["UnevenError", "fits", "hollow", "pieces"]
 
 _LARGE = 16 * 1024
 """Bytes from which a weight is written by itself."""
@@ -37,23 +37,6 @@ _TYPED_FIELDS = (
 
 class UnevenError(ValueError):
     """A weight is longer or shorter than its type and shape say."""
-
-
-class Outline:
-    """An object with some attributes replaced, for who only reads it."""
-
-    def __init__(self, original: object, **replaced: object) -> None:
-        self._original = original
-        self.__dict__.update(replaced)
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._original, name)
-
-    def __iter__(self) -> Iterator[object]:
-        return iter(self._original)  # type: ignore[call-overload, no-any-return]
-
-    def __len__(self) -> int:
-        return len(self._original)  # type: ignore[arg-type]
 
 
 def fits(model: ir.Model, limit: int) -> bool:
