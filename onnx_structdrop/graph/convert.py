@@ -35,24 +35,24 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import onnx
 import onnx_ir as ir
 
 from onnx_structdrop.errors import ArgumentTypeError, ModelError, StructDropError
 from onnx_structdrop.graph.collector import uncollected
+from onnx_structdrop.graph.files.bulk import PlainInitializers, PlainNodes
 from onnx_structdrop.graph.files.calls import check_calls
 from onnx_structdrop.graph.files.descriptions import Descriptions
 from onnx_structdrop.graph.files.external import check_references, external_tensors
 from onnx_structdrop.graph.files.fidelity import (
     FUNCTION_DESCRIPTIONS,
     adopt,
+    described_names,
     restore,
-    written_initializers,
 )
 from onnx_structdrop.graph.files.outline import Outline
-from onnx_structdrop.graph.files.plain_nodes import PlainNodes
 from onnx_structdrop.graph.files.stream import hollow
 from onnx_structdrop.graph.files.tensors import all_graphs, tensor_slots, unshared
 from onnx_structdrop.graph.files.texts import check_text
@@ -64,7 +64,7 @@ from onnx_structdrop.graph.files.wellformed import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 __all__ = ["ModelT", "as_ir", "from_proto", "like", "outlined", "to_proto"]
 
@@ -182,7 +182,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     ModelError
         If onnx-ir cannot serialise the model, such as an initializer without data.
     """
-    return _serialised(model, written_initializers(model.graph))
+    return _serialised(model, {})
 
 
 def outlined(model: ir.Model) -> tuple[onnx.ModelProto, dict[int, ir.TensorProtocol]]:
@@ -203,23 +203,20 @@ def outlined(model: ir.Model) -> tuple[onnx.ModelProto, dict[int, ir.TensorProto
     with _broken("the model cannot be copied"):
         check_calls(model)
     weights: dict[int, ir.TensorProtocol] = {}
-    initializers = written_initializers(model.graph)
-    for place, (name, value) in enumerate(initializers.items()):
+    hollowed: dict[str, ir.TensorProtocol] = {}
+    for place, (name, value) in enumerate(model.graph.initializers.items()):
         empty = hollow(value.const_value)
         if empty is not None and value.const_value is not None:
-            weights[place] = value.const_value
-            initializers[name] = Outline(value, const_value=empty)
-    return _serialised(model, initializers), weights
+            weights[place], hollowed[name] = value.const_value, empty
+    return _serialised(model, hollowed), weights
 
 
-def _serialised(model: ir.Model, initializers: dict[str, Any]) -> onnx.ModelProto:
-    for graph in all_graphs(model):
-        for name, value in graph.initializers.items():
-            if value.const_value is None:
-                raise ModelError(f"initializer {quoted(name)} has no data")
+def _serialised(model: ir.Model, replaced: Mapping[str, ir.TensorProtocol]) -> onnx.ModelProto:
     with _broken("the model cannot be converted to a proto"), uncollected(), _unlogged():
         proto = onnx.ModelProto()
         nodes = PlainNodes(model.graph, proto.graph)
+        described = described_names(model.graph)
+        initializers = PlainInitializers(model.graph, proto.graph, described, replaced)
         graph = Outline(model.graph, nodes, initializers=initializers)
         ir.serde.serialize_model_into(proto, cast("ir.Model", Outline(model, graph=graph)))
         restore(proto, model, nodes.rest)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import onnx
 
-__all__ = ["Descriptions", "Types", "is_plain"]
+__all__ = ["Descriptions", "Types", "has_notes", "is_plain"]
 
 _NOTES = "_metadata" if "_metadata" in getattr(ir.Value, "__slots__", ()) else "meta"
 """Asking a value for its ``meta`` makes one, which stays. Most have none.
@@ -110,7 +110,12 @@ class Types:
 
 def is_plain(value: ir.Value) -> bool:
     """Tell whether no more than its name and the type of a tensor is to be said of a value."""
-    if value.doc_string or value.metadata_props or getattr(value, _NOTES):
+    if value.doc_string or value.metadata_props or has_notes(value):
         return False
     kind = value.type
     return value.shape is None if kind is None else type(kind) is ir.TensorType
+
+
+def has_notes(value: ir.Value) -> bool:
+    """Tell whether there is anything in the ``meta`` of a value."""
+    return bool(getattr(value, _NOTES))

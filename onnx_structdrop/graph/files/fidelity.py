@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from onnx_structdrop.errors import ModelError
 from onnx_structdrop.graph.files.node_fidelity import (
     REPEATED,
     GraphPair,
@@ -23,13 +24,22 @@ from onnx_structdrop.graph.files.node_fidelity import (
     restore_nodes,
     write_metadata_once,
 )
+from onnx_structdrop.graph.files.wellformed import quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     import onnx
 
-__all__ = ["FUNCTION_DESCRIPTIONS", "adopt", "follow", "kept_names", "leftovers", "restore", "written_initializers"]
+__all__ = [
+    "FUNCTION_DESCRIPTIONS",
+    "adopt",
+    "described_names",
+    "follow",
+    "kept_names",
+    "leftovers",
+    "restore",
+]
 
 _KEPT = "onnx_structdrop.kept"
 FUNCTION_DESCRIPTIONS = 10
@@ -49,18 +59,6 @@ class _Kept:
     """Outputs that are also inputs, as the graph describes them."""
 
 
-@dataclass(slots=True)
-class _Undescribed:
-    """An initializer of which onnx-ir writes the tensor and no description."""
-
-    name: str
-    const_value: ir.TensorProtocol | None
-    meta: Any
-
-    shape = type = doc_string = None
-    metadata_props = ()
-
-
 def adopt(proto: onnx.ModelProto, model: ir.Model, base_dir: str | None) -> None:
     """Complete `model`, just made from `proto` by onnx-ir, with what it left out.
 
@@ -72,9 +70,7 @@ def adopt(proto: onnx.ModelProto, model: ir.Model, base_dir: str | None) -> None
         _adopt_function(function_proto, function, base_dir)
 
 
-def restore(
-    proto: onnx.ModelProto, model: ir.Model, nodes: Sequence[tuple[int, ir.Node]]
-) -> None:
+def restore(proto: onnx.ModelProto, model: ir.Model, nodes: Sequence[tuple[int, ir.Node]]) -> None:
     """Complete `proto`, just made from `model` by onnx-ir, with what it left out.
 
     Parameters
@@ -94,19 +90,10 @@ def restore(
         _restore_function(function_proto, function)
 
 
-def written_initializers(graph: ir.Graph) -> dict[str, Any]:
-    """Return the initializers of `graph` for onnx-ir to write.
-
-    The description that onnx-ir adds to each says nothing that the tensor does not; only those
-    that were in the proto are written.
-    """
+def described_names(graph: ir.Graph) -> Collection[str]:
+    """Return the names of the values that `graph` had a description of; all, if it was not read."""
     kept: _Kept | None = graph.meta.get(_KEPT)
-    found: dict[str, Any] = dict(graph.initializers)
-    if kept is not None:
-        for name in found.keys() - kept.described.keys():
-            value = graph.initializers[name]
-            found[name] = _Undescribed(name, value.const_value, value.meta)
-    return found
+    return graph.initializers if kept is None else kept.described
 
 
 def kept_names(graph: ir.Graph) -> set[str]:
@@ -244,6 +231,9 @@ def _restore_graphs(pairs: list[GraphPair]) -> None:
 
 def _restore_graph(proto: onnx.GraphProto, graph: ir.Graph) -> None:
     restore_metadata(proto, graph)
+    for name, value in graph.initializers.items():
+        if value.const_value is None:
+            raise ModelError(f"initializer {quoted(name)} has no data")
     for tensor in proto.initializer:
         write_metadata_once(tensor)
     kept: _Kept | None = graph.meta.get(_KEPT)

@@ -29,19 +29,36 @@ def check_text(message: Message) -> None:
     ModelError
         At the first one that is not; names the field.
     """
-    if isinstance(message, onnx.TensorProto):
+    _check(message, set())
+
+
+def _check(message: Message, types: set[bytes]) -> None:
+    """Check a message; `types` holds the content of the types that were checked before."""
+    if isinstance(message, onnx.NodeProto) and _is_text(message):
+        # Most of a model's texts are in nodes and descriptions, and are asked for without a list
+        # of fields.
+        for parts in (message.attribute, message.metadata_props, message.device_configurations):
+            if parts:
+                for part in parts:
+                    _check(part, types)
+    elif isinstance(message, onnx.ValueInfoProto) and _joins([message.name, message.doc_string]):
+        content = message.type.SerializeToString()
+        if content not in types:
+            _check(message.type, types)
+            types.add(content)
+        for entry in message.metadata_props:
+            _check(entry, types)
+    elif isinstance(message, onnx.TensorProto):
         # Listing its fields would copy the weights.
         _check_decoded(message.name, message, "name")
         _check_decoded(message.doc_string, message, "doc_string")
         for entry in (*message.external_data, *message.metadata_props):
-            check_text(entry)
-        return
-    if isinstance(message, onnx.ValueInfoProto) and _is_plain_text(message):
-        return
-    if isinstance(message, onnx.NodeProto) and _reads_as_text(message):
-        for part in (*message.attribute, *message.metadata_props, *message.device_configurations):
-            check_text(part)
-        return
+            _check(entry, types)
+    else:
+        _check_fields(message, types)
+
+
+def _check_fields(message: Message, types: set[bytes]) -> None:
     texts = _texts(message.DESCRIPTOR)
     for field, value in message.ListFields():
         is_text = texts.get(field.number)
@@ -52,33 +69,18 @@ def check_text(message: Message) -> None:
                 _check_decoded(text, message, field.name)
         else:
             for each in (value,) if isinstance(value, Message) else value:
-                check_text(each)
+                _check(each, types)
 
 
-# Most of a model's texts are in nodes and descriptions, and are asked for without a list of
-# fields: joining what is not text fails.
+def _is_text(node: onnx.NodeProto) -> bool:
+    """Tell whether all texts of a node itself are text."""
+    own = [node.name, node.op_type, node.domain, node.overload, node.doc_string]
+    return _joins(own + node.input[:] + node.output[:])
 
 
-def _is_plain_text(info: onnx.ValueInfoProto) -> bool:
-    """Tell whether a description of a tensor, without metadata, has nothing but text for text."""
-    kind = info.type
-    if info.metadata_props or kind.WhichOneof("value") != "tensor_type":
-        return False
-    texts = [info.name, info.doc_string, kind.denotation]
-    for dim in kind.tensor_type.shape.dim:
-        texts += (dim.dim_param, dim.denotation)
+def _joins(texts: list[str]) -> bool:
     try:
         "".join(texts)
-    except TypeError:
-        return False
-    return True
-
-
-def _reads_as_text(node: onnx.NodeProto) -> bool:
-    """Tell whether all texts of a node itself are text."""
-    own = (node.name, node.op_type, node.domain, node.overload, node.doc_string)
-    try:
-        "".join((*own, *node.input, *node.output))
     except TypeError:
         return False
     return True

@@ -190,14 +190,16 @@ class Blocks:
         self._bends = [0] * count
         self._peak: list[Fraction | None] = [None] * count
         for index, node in enumerate(self.scope.nodes):
-            before = [other for other in self.predecessors[index] if other != ROOT]
-            depth = max((self._depth[other] for other in before), default=0)
+            depth = bends = 0
+            peak = self.coarseness(node.outputs[0]) if node.outputs else None
+            for other in self.predecessors[index]:
+                if other != ROOT:
+                    depth = max(depth, self._depth[other])
+                    bends = max(bends, self._bends[other])
+                    peak = _coarser(peak, self._peak[other])
             self._depth[index] = depth + self._is_conv[index]
-            bends = max((self._bends[other] for other in before), default=0)
             self._bends[index] = bends + is_op(node, NONLINEAR)
-            own = self.coarseness(node.outputs[0]) if node.outputs else None
-            known = [p for p in (own, *(self._peak[other] for other in before)) if p is not None]
-            self._peak[index] = max(known, default=None)
+            self._peak[index] = peak
 
     def _candidates(self) -> list[Merge]:
         """Return every sum and every concatenation along channels of two maps or more."""
@@ -324,3 +326,10 @@ class Blocks:
         own = self.coarseness(conv.end)
         known = [coarseness for coarseness in (before, own) if coarseness is not None]
         return self._peak[conv.index] == max(known, default=None)
+
+
+def _coarser(one: Fraction | None, other: Fraction | None) -> Fraction | None:
+    """Return the larger one of those that are known."""
+    if other is None or one is other:
+        return one
+    return other if one is None or other > one else one

@@ -54,6 +54,7 @@ _GATING = frozenset({"HardSigmoid", "Sigmoid"})
 _RESIZING = frozenset({"Expand", "Resize", "Upsample"})
 _REARRANGING = operators("Cast Expand Flatten Identity Reshape Squeeze Transpose Unsqueeze")
 _SQUASHING = _GATING | {"Softmax", "Tanh"}
+_CONVOLVING = CONVOLUTIONS | PRODUCTS
 _MAX_NODES = 40
 _MAX_STEPS = 64
 
@@ -116,13 +117,14 @@ class Chains:
         their positions in rows. Maps that were pooled to a point are no maps: what works on them
         is a gate or a classifier.
         """
-        value = next(iter(node.inputs), None)
-        if value is None or not node.outputs or not self._flow.is_data(value):
+        if not is_op(node, _CONVOLVING) or not node.inputs or not node.outputs:
+            return False
+        if not self._flow.is_data(node.inputs[0]):
             return False
         layout = self._resolution.layout(node.outputs[0])
         if is_op(node, CONVOLUTIONS):
             return layout is None or layout.is_map
-        if not is_op(node, PRODUCTS) or layout is None:
+        if layout is None:
             return False
         if len(layout.axes) < 3:
             return self._map_of_rows(node) is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import onnx_ir as ir
 
@@ -52,6 +52,7 @@ _RANDOM = operators(
     RandomUniformLike"""
 )
 _NEVER_DATA_TYPES = frozenset({ir.DataType.BOOL, ir.DataType.STRING})
+_STANDARD = ("", "com.microsoft")
 _SMALL = 64
 
 
@@ -87,8 +88,7 @@ class Scope:
         yield from zip(self.owner.outputs, inner, strict=False)
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One step of the execution order: a node, or (node None) the entry into a scope."""
 
     scope: Scope
@@ -198,7 +198,7 @@ class Dataflow:
 
     def _bodies_of(self, scope: Scope, node: ir.Node) -> list[Scope]:
         found: list[Scope] = []
-        for attribute in node.attributes.values():
+        for attribute in node.attributes.data.values():
             if attribute.type == ir.AttributeType.GRAPH and not attribute.is_ref():
                 graph = attribute.as_graph()
                 body = self._body_of.get(id(graph))
@@ -207,7 +207,7 @@ class Dataflow:
                     body = Scope(name, graph, node, attribute.name, scope)
                     self._body_of[id(graph)] = body
                 found.append(body)
-        function = self._functions.get(node.op_identifier())
+        function = self._functions.get(node.op_identifier()) if self._functions else None
         if function is not None and node.domain != DOMAIN:
             body = self._body_of.get(id(function.graph))
             if body is None:
@@ -238,8 +238,10 @@ class Dataflow:
 
     def _run(self, scope: Scope, node: ir.Node) -> None:
         inputs: dict[ir.Value, None] = {}
-        if not is_op(node, _NO_DATA):
-            first_only = is_op(node, _FIRST_INPUT_ONLY) or node.domain == DOMAIN
+        own = node.domain == DOMAIN
+        operator = node.op_type if node.domain in _STANDARD else ""
+        if operator not in _NO_DATA:
+            first_only = own or operator in _FIRST_INPUT_ONLY
             for value in node.inputs[:1] if first_only else node.inputs:
                 if value is not None and value in self._data:
                     inputs[value] = None
@@ -250,9 +252,9 @@ class Dataflow:
             if value.graph is node.graph:
                 self._consumers.setdefault(value, {})[node] = None
 
-        random = is_op(node, _RANDOM)
+        random = operator in _RANDOM
         if inputs and not random:
-            masks = is_op(node, "Dropout") or node.domain == DOMAIN
+            masks = own or operator == "Dropout"
             self._data.update(node.outputs[:1] if masks else node.outputs)
             self._noise.update(node.outputs[1:] if masks else ())
             return
@@ -276,9 +278,11 @@ class Dataflow:
 
 def is_op(node: ir.Node | None, op_types: str | frozenset[str]) -> bool:
     """Tell whether a node is one of these operators of the default domain."""
-    if node is None or node.domain not in ("", "com.microsoft"):
+    if node is None:
         return False
-    return node.op_type == op_types if isinstance(op_types, str) else node.op_type in op_types
+    op_type = node.op_type
+    found = op_type == op_types if isinstance(op_types, str) else op_type in op_types
+    return found and node.domain in _STANDARD
 
 
 def attribute_ints(node: ir.Node, name: str) -> list[int] | None:

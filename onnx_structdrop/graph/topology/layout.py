@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from fractions import Fraction
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -56,12 +57,14 @@ class Axis:
 OPEN = Axis(Role.OPEN)
 POINT = Axis(Role.POINT)
 MIXED = Axis(Role.MIXED)
+_UNSETTLED = (Role.OPEN, Role.MIXED, Role.CHANNEL)
+_BATCH = Axis(Role.BATCH)
 _CHANNEL = Axis(Role.CHANNEL)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Layout:
-    """The meaning of every axis of a value.
+    """The meaning of every axis of a value. Most operators hand on the very layout they get.
 
     Attributes
     ----------
@@ -74,13 +77,13 @@ class Layout:
     axes: tuple[Axis, ...]
     memory: tuple[Layout, tuple[Dim, ...]] | None = None
 
-    @property
+    @cached_property
     def channel_axis(self) -> int | None:
         """The one channel axis, None if there is none or more than one."""
         found = [index for index, axis in enumerate(self.axes) if axis.role is Role.CHANNEL]
         return found[0] if len(found) == 1 else None
 
-    @property
+    @cached_property
     def is_map(self) -> bool:
         """Whether the value is a feature map: at least one axis is spatial."""
         return any(axis.role is Role.SPATIAL for axis in self.axes)
@@ -91,7 +94,7 @@ class Layout:
         sized = sum(axis.role is not Role.POINT for axis in self.axes[1:])
         return not self.is_map and sized <= 1
 
-    @property
+    @cached_property
     def strides(self) -> tuple[Fraction | None, ...]:
         """The strides of the spatial axes, in order."""
         return tuple(axis.stride for axis in self.axes if axis.role is Role.SPATIAL)
@@ -105,7 +108,7 @@ class Layout:
         largest = max(known)
         return int(largest) if largest.denominator == 1 else float(largest)
 
-    @property
+    @cached_property
     def coarseness(self) -> Fraction | None:
         """Input positions per position of the map: orders maps from fine to coarse."""
         strides = self.strides
@@ -124,6 +127,9 @@ def as_map(layout: Layout, *, channels: bool = False) -> Layout:
     With `channels`, it is known that the second axis holds channels, and so no other does.
     """
     axes = list(layout.axes)
+    is_settled = axes[:2] == [_BATCH, _CHANNEL] and layout.memory is None
+    if is_settled and not any(axis.role in _UNSETTLED for axis in axes[2:]):
+        return layout
     for index, axis in enumerate(axes[2:], start=2):
         if axis.role in (Role.OPEN, Role.MIXED):
             axes[index] = replace(axis, role=Role.SPATIAL)
@@ -132,15 +138,15 @@ def as_map(layout: Layout, *, channels: bool = False) -> Layout:
     if len(axes) > 1:
         # A convolution along channels (an ECA gate) must not make a second channel axis.
         along = any(axis.role is Role.CHANNEL for axis in axes[2:])
-        axes[0] = Axis(Role.BATCH)
+        axes[0] = _BATCH
         axes[1] = MIXED if along else _CHANNEL
     return Layout(tuple(axes))
 
 
 def merge(layouts: Sequence[Layout]) -> Layout | None:
     """Return the layout of the elementwise combination of values, broadcast from the right."""
-    if not layouts:
-        return None
+    if len(layouts) < 2:
+        return layouts[0] if layouts else None
     rank = max(len(layout.axes) for layout in layouts)
     columns: list[list[Axis]] = [[] for _ in range(rank)]
     for layout in layouts:
@@ -172,7 +178,7 @@ def moved(axis: Axis, change: Fraction | None) -> Axis:
         # What was one point is a map again, at a resolution that nothing here tells.
         return Axis(Role.SPATIAL) if change is not None and change < 1 else axis
     stride = None if axis.stride is None or change is None else axis.stride * change
-    return replace(axis, stride=stride)
+    return Axis(axis.role, stride, axis.size)
 
 
 def pooled(layout: Layout, axes: Iterable[int]) -> Layout:

@@ -147,6 +147,8 @@ def _window(known: Known, node: ir.Node, source: Layout) -> Layout:
     strides = attribute_ints(node, "strides") or [1] * count
     attribute = node.attributes.get("strides")
     unknown = len(strides) != count or (attribute is not None and attribute.is_ref())
+    if not unknown and all(stride == 1 for stride in strides):
+        return layout
     axes = list(layout.axes)
     for index in range(2, len(axes)):
         step = None if unknown or strides[index - 2] < 1 else Fraction(strides[index - 2])

@@ -1,27 +1,32 @@
-"""Writing the nodes of a graph in bulk.
+"""Writing the nodes and initializers of a graph in bulk.
 
-onnx-ir sets each field of each node by itself, which takes most of the time that writing a model
-takes. Nodes that hold nothing but names and numbers are written here, one call for each; onnx-ir
-writes all others, in between.
+onnx-ir sets each field by itself, which takes most of the time that writing a model takes. Nodes
+that hold nothing but names and numbers, and tensors of protos, are written here, one call for
+each; onnx-ir writes all others, in between.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import onnx_ir as ir
 
-from onnx_structdrop.graph.files.descriptions import Types, is_plain
+from onnx_structdrop.graph.files.descriptions import Types, has_notes, is_plain
+from onnx_structdrop.graph.files.outline import Outline
+from onnx_structdrop.graph.files.tensors import ProtoTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     import onnx
 
-__all__ = ["PlainNodes"]
+__all__ = ["PlainInitializers", "PlainNodes"]
 
 _Kind = ir.AttributeType
 _NUMBERS = frozenset((_Kind.INT, _Kind.INTS, _Kind.FLOAT, _Kind.FLOATS, _Kind.STRING))
+_CHECKED = (ir.DataType.FLOAT6E2M3, ir.DataType.FLOAT6E3M2)
+"""Element types whose content onnx-ir looks at when it writes them."""
 _REPEATED = frozenset((_Kind.INT, _Kind.INTS))
 """Types of which equal attributes are written once; 0.0 and -0.0 are equal as well."""
 
@@ -94,3 +99,70 @@ class PlainNodes:
 
 def _is_number(attribute: ir.Attr) -> bool:
     return attribute.type in _NUMBERS and not attribute.is_ref()
+
+
+class PlainInitializers:
+    """The initializers of a graph, for whoever writes them into `proto`, in order.
+
+    The description that onnx-ir adds to each says nothing that the tensor does not: it is to be
+    written only where the graph had one.
+
+    Parameters
+    ----------
+    graph
+        Is only read.
+    proto
+        Plain initializers are added to it, once the iteration over the values comes to them; it
+        yields the other ones.
+    described
+        Names of those that are described.
+    replaced
+        Tensors to write instead of those that the graph has, by name.
+    """
+
+    def __init__(
+        self,
+        graph: ir.Graph,
+        proto: onnx.GraphProto,
+        described: Collection[str],
+        replaced: Mapping[str, ir.TensorProtocol],
+    ) -> None:
+        self._values: Mapping[str, ir.Value] = graph.initializers
+        self._tensors = proto.initializer
+        self._described = described
+        self._replaced = replaced
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def values(self) -> Iterator[Any]:
+        """Yield what is left to write."""
+        for name, value in self._values.items():
+            tensor = self._replaced.get(name, value.const_value)
+            if name in self._described:
+                yield Outline(value, const_value=tensor)
+            elif _is_plain_tensor(tensor, name) and not has_notes(value):
+                self._tensors.add().CopyFrom(tensor.raw)
+            else:
+                yield _Undescribed(name, tensor, value.meta)
+
+
+@dataclass(slots=True)
+class _Undescribed:
+    """An initializer of which onnx-ir writes the tensor and no description."""
+
+    name: str
+    const_value: ir.TensorProtocol | None
+    meta: Any
+
+    shape = type = doc_string = None
+    metadata_props = ()
+
+
+def _is_plain_tensor(tensor: ir.TensorProtocol | None, name: str) -> TypeGuard[ProtoTensor]:
+    if not isinstance(tensor, ProtoTensor) or tensor.metadata_props:
+        return False
+    return tensor.raw.name == name and tensor.raw.data_type not in _CHECKED
