@@ -238,7 +238,7 @@ def undeclare_functions(model: ir.Model, record: Record | None = None) -> None:
 
     What was there before insertion according to `record` stays, or is put back.
     """
-    called = {node.op_identifier() for _, graph in scopes(model) for node in graph}
+    called = {node.op_identifier() for node in own_calls(model)}
     kept: Mapping[ir.OperatorIdentifier, ir.Function] = record.kept_functions() if record else {}
     imports = record.imports if record else []
     for identifier in list(model.functions):
@@ -253,8 +253,7 @@ def undeclare_functions(model: ir.Model, record: Record | None = None) -> None:
             _calls_ours(function) or function_scope(function) in imports
         ):
             function.opset_imports.pop(DOMAIN, None)
-    needed = any(identifier[0] == DOMAIN for identifier in called)
-    if not needed and "" not in imports:
+    if not called and "" not in imports:
         model.opset_imports.pop(DOMAIN, None)
 
 

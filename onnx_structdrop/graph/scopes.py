@@ -51,8 +51,11 @@ def scopes(model: ir.Model) -> Iterator[tuple[str, ir.Graph | ir.Function]]:
         inner: list[tuple[str, ir.Graph | ir.Function]] = []
         labels: dict[str, int] = {}
         for node in graph:
+            attributes = node.attributes.data
+            if not attributes:
+                continue
             label = ""
-            for attribute in node.attributes.data.values():
+            for attribute in attributes.values():
                 if attribute.type not in _GRAPH_TYPES or attribute.is_ref():
                     continue
                 label = label or _free(_label(node), labels)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnx_structdrop.errors import ModelError, UnsupportedModelError
+from onnx_structdrop.graph.files.tensors import with_subgraphs
 from onnx_structdrop.graph.files.wellformed import quoted
 from onnx_structdrop.schema import DOMAIN
 
@@ -45,21 +46,13 @@ def check_calls(model: onnx.ModelProto | ir.Model) -> None:
         return
     if isinstance(model, ir.Model):
         bodies = {
-            (_domain(function.domain), function.name, function.overload): list(
-                _ir_calls(function.all_nodes())
-            )
-            for function in model.functions.values()
+            _called(body): list(map(_call, _nodes_in(body))) for body in model.functions.values()
         }
-        called = list(_ir_calls(model.graph.all_nodes()))
+        calls = map(_call, _nodes_in(model.graph))
     else:
         proto: onnx.ModelProto = model
-        bodies = {
-            (_domain(function.domain), function.name, function.overload): list(
-                _calls(function.node)
-            )
-            for function in proto.functions
-        }
-        called = list(_calls(proto.graph.node))
+        bodies = {_called(body): list(map(_call, _nodes(body.node))) for body in proto.functions}
+        calls = map(_call, _nodes(proto.graph.node))
     extents = _extents(bodies)
     for identifier, (_, depth) in extents.items():
         if depth > _DEEPEST:
@@ -67,7 +60,7 @@ def check_calls(model: onnx.ModelProto | ir.Model) -> None:
                 f"function {_label(identifier)} nests calls of functions more than "
                 f"{_DEEPEST} deep; inline some of them"
             )
-    total = sum(extents[identifier][0] for identifier in called if identifier in extents)
+    total = sum(extents[identifier][0] for identifier in calls if identifier in extents)
     if total > _LARGEST:
         raise UnsupportedModelError(
             f"the calls of functions stand for more than {_LARGEST} nodes; "
@@ -79,22 +72,31 @@ def _domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
-def _calls(nodes: Iterable[onnx.NodeProto]) -> Iterator[_Identifier]:
-    pending = [iter(nodes)]
+def _called(function: ir.Function | onnx.FunctionProto) -> _Identifier:
+    return _domain(function.domain), function.name, function.overload
+
+
+def _call(node: ir.Node | onnx.NodeProto) -> _Identifier:
+    return _domain(node.domain), node.op_type, node.overload
+
+
+def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield nodes, and those in their subgraphs."""
+    pending = [nodes]
     while pending:
-        node = next(pending[-1], None)
-        if node is None:
-            pending.pop()
-            continue
-        yield _domain(node.domain), node.op_type, node.overload
-        for attribute in node.attribute:
-            graphs = [attribute.g] if attribute.HasField("g") else attribute.graphs
-            pending += [iter(graph.node) for graph in graphs]
+        for node in pending.pop():
+            yield node
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    pending.append(attribute.g.node)
+                elif attribute.graphs:
+                    pending += [graph.node for graph in attribute.graphs]
 
 
-def _ir_calls(nodes: Iterable[ir.Node]) -> Iterator[_Identifier]:
-    for node in nodes:
-        yield _domain(node.domain), node.op_type, node.overload
+def _nodes_in(root: ir.Graph | ir.Function) -> Iterator[ir.Node]:
+    """Yield the nodes of a graph, and those in its subgraphs."""
+    for graph in with_subgraphs(root.graph if isinstance(root, ir.Function) else root):
+        yield from graph
 
 
 def _extents(bodies: Mapping[_Identifier, list[_Identifier]]) -> dict[_Identifier, tuple[int, int]]:

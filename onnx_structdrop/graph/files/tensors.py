@@ -14,7 +14,7 @@ from onnx_structdrop.errors import ModelError
 from onnx_structdrop.graph.files.wellformed import one_line, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -26,6 +26,7 @@ __all__ = [
     "subgraphs_of",
     "tensor_slots",
     "unshared",
+    "with_subgraphs",
 ]
 
 
@@ -125,34 +126,36 @@ def unshared(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 def all_graphs(model: ir.Model) -> Iterator[ir.Graph]:
     """Yield every graph of `model`: the main one, function bodies, and all subgraphs."""
     for root in (model.graph, *(function.graph for function in model.functions.values())):
-        yield root
-        yield from _inside(root)
+        yield from with_subgraphs(root)
 
 
-def _inside(graph: ir.Graph) -> list[ir.Graph]:
-    """Return the subgraphs of a graph, at any depth, each in front of those inside it."""
+def with_subgraphs(root: ir.Graph) -> list[ir.Graph]:
+    """Return a graph and its subgraphs, at any depth, each in front of those inside it."""
     # Graph.subgraphs does the same, in several times the time.
-    found: dict[ir.Graph, None] = {}
-    pending = [iter(graph)]
+    found: dict[ir.Graph, None] = {root: None}
+    pending = [iter(root)]
     while pending:
-        node = next(pending[-1], None)
-        if node is None:
+        for node in pending[-1]:
+            subgraphs = subgraphs_of(node)
+            if subgraphs:
+                found.update(dict.fromkeys(subgraphs))
+                pending += [iter(subgraph) for subgraph in reversed(subgraphs)]
+                break
+        else:
             pending.pop()
-            continue
-        subgraphs = list(subgraphs_of(node))
-        found.update(dict.fromkeys(subgraphs))
-        pending += [iter(subgraph) for subgraph in reversed(subgraphs)]
     return list(found)
 
 
-def subgraphs_of(node: ir.Node) -> Iterator[ir.Graph]:
-    """Yield the graphs in the attributes of a node."""
+def subgraphs_of(node: ir.Node) -> Sequence[ir.Graph]:
+    """Return the graphs in the attributes of a node."""
+    found: list[ir.Graph] = []
     for attribute in node.attributes.data.values():
         kind = attribute.type
         if kind == ir.AttributeType.GRAPH and not attribute.is_ref():
-            yield attribute.as_graph()
+            found.append(attribute.as_graph())
         elif kind == ir.AttributeType.GRAPHS and not attribute.is_ref():
-            yield from attribute.as_graphs()
+            found += attribute.as_graphs()
+    return found
 
 
 def proto_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -13,9 +13,11 @@ import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from onnx_structdrop.errors import ModelError
-from onnx_structdrop.graph.files.wellformed import quoted
+from onnx_structdrop.graph.files.wellformed import NUMBERS, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from google.protobuf.descriptor import Descriptor  # type: ignore[import-untyped]
 
 __all__ = ["check_text"]
@@ -29,47 +31,63 @@ def check_text(message: Message) -> None:
     ModelError
         At the first one that is not; names the field.
     """
-    _check(message, set())
+    _Check().message(message)
 
 
-def _check(message: Message, types: set[bytes]) -> None:
-    """Check a message; `types` holds the content of the types that were checked before."""
-    if isinstance(message, onnx.NodeProto) and _is_text(message):
+class _Check:
+    """One walk over a message; of equal types, and equal attributes, it looks at one."""
+
+    def __init__(self) -> None:
+        self._types: set[bytes] = set()
+        self._attributes: set[bytes] = set()
+
+    def message(self, message: Message) -> None:
         # Most of a model's texts are in nodes and descriptions, and are asked for without a list
         # of fields.
-        for parts in (message.attribute, message.metadata_props, message.device_configurations):
-            if parts:
-                for part in parts:
-                    _check(part, types)
-    elif isinstance(message, onnx.ValueInfoProto) and _joins([message.name, message.doc_string]):
-        content = message.type.SerializeToString()
-        if content not in types:
-            _check(message.type, types)
-            types.add(content)
-        for entry in message.metadata_props:
-            _check(entry, types)
-    elif isinstance(message, onnx.TensorProto):
-        # Listing its fields would copy the weights.
-        _check_decoded(message.name, message, "name")
-        _check_decoded(message.doc_string, message, "doc_string")
-        for entry in (*message.external_data, *message.metadata_props):
-            _check(entry, types)
-    else:
-        _check_fields(message, types)
-
-
-def _check_fields(message: Message, types: set[bytes]) -> None:
-    texts = _texts(message.DESCRIPTOR)
-    for field, value in message.ListFields():
-        is_text = texts.get(field.number)
-        if is_text is None:
-            continue
-        if is_text:
-            for text in (value,) if isinstance(value, str | bytes) else value:
-                _check_decoded(text, message, field.name)
+        if isinstance(message, onnx.NodeProto) and _is_text(message):
+            for attribute in message.attribute:
+                if attribute.type in NUMBERS and not attribute.HasField("t"):
+                    self._once(attribute, self._attributes)
+                else:
+                    self._fields(attribute)
+            self._all(message.metadata_props)
+            self._all(message.device_configurations)
+        elif isinstance(message, onnx.ValueInfoProto) and _joins(
+            [message.name, message.doc_string]
+        ):
+            self._once(message.type, self._types)
+            self._all(message.metadata_props)
+        elif isinstance(message, onnx.TensorProto):
+            # Listing its fields would copy the weights.
+            _check_decoded(message.name, message, "name")
+            _check_decoded(message.doc_string, message, "doc_string")
+            self._all(message.external_data)
+            self._all(message.metadata_props)
         else:
-            for each in (value,) if isinstance(value, Message) else value:
-                _check(each, types)
+            self._fields(message)
+
+    def _all(self, messages: Sequence[Message]) -> None:
+        if messages:
+            for message in messages:
+                self.message(message)
+
+    def _once(self, message: Message, known: set[bytes]) -> None:
+        content = message.SerializeToString()
+        if content not in known:
+            self._fields(message)
+            known.add(content)
+
+    def _fields(self, message: Message) -> None:
+        texts = _texts(message.DESCRIPTOR)
+        for field, value in message.ListFields():
+            is_text = texts.get(field.number)
+            if is_text is None:
+                continue
+            if is_text:
+                for text in (value,) if isinstance(value, str | bytes) else value:
+                    _check_decoded(text, message, field.name)
+            else:
+                self._all((value,) if isinstance(value, Message) else value)
 
 
 def _is_text(node: onnx.NodeProto) -> bool:

@@ -16,9 +16,9 @@ import onnx
 from onnx_structdrop.errors import ModelError, UnsupportedModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["check_header", "check_structure", "one_line", "quoted"]
+__all__ = ["NUMBERS", "check_header", "check_structure", "one_line", "quoted"]
 
 _SHOWN_CHARACTERS = 100
 _DEVICES_SINCE = 11
@@ -27,6 +27,13 @@ _TENSOR_TYPES = frozenset(onnx.TensorProto.DataType.values())
 _ATTRIBUTE_TYPES = frozenset(onnx.AttributeProto.AttributeType.values()) - {
     onnx.AttributeProto.UNDEFINED
 }
+NUMBERS = frozenset(
+    map(
+        onnx.AttributeProto.AttributeType.Value,
+        ("INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS"),
+    )
+)
+"""Types of attributes that hold neither tensors nor graphs nor types."""
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 # What onnxruntime says before the reason, which would be cut off by the length of a line.
 _PREAMBLE = re.compile(
@@ -181,20 +188,15 @@ def _check_graph(graph: onnx.GraphProto, outer: list[set[str]]) -> bool:
 
 def _check_nodes(nodes: Sequence[onnx.NodeProto], names: set[str], outer: list[set[str]]) -> bool:
     """Check `nodes` and add what they produce to `names`; tell whether they are in order."""
-    produced: set[str] = set()
+    nodes = list(nodes)
     outputs = [node.output[:] for node in nodes]
-    for node, results in zip(nodes, outputs, strict=True):
-        for name in results:
-            if not name:
-                continue
-            if name in names or name in produced:
-                raise ModelError(f"{_describe(node)}: {quoted(name)} is defined a second time")
-            produced.add(name)
+    produced = _produced(nodes, outputs, names)
     everything = names | produced
+    known = {"", *names}
     in_order = True
     for node, results in zip(nodes, outputs, strict=True):
-        for name in node.input:
-            if not name or name in names:
+        for name in () if known.issuperset(node.input[:]) else node.input:
+            if name in known:
                 continue
             if name in produced:
                 in_order = False
@@ -208,9 +210,25 @@ def _check_nodes(nodes: Sequence[onnx.NodeProto], names: set[str], outer: list[s
             # A subgraph may read what an outer node produces later; the sort puts that right.
             for subgraph in _subgraphs(node):
                 in_order &= _check_graph(subgraph, [*outer, everything])
-                in_order &= not _reads(subgraph, produced - names)
-        names.update(filter(None, results))
+                in_order &= not _reads(subgraph, produced - known)
+        known.update(results)
+    names |= produced
     return in_order
+
+
+def _produced(
+    nodes: Sequence[onnx.NodeProto], outputs: Sequence[Sequence[str]], names: Collection[str]
+) -> set[str]:
+    """Return the names of all outputs; neither they nor `names` may have them already."""
+    produced: set[str] = set()
+    for node, results in zip(nodes, outputs, strict=True):
+        for name in results:
+            if not name:
+                continue
+            if name in produced or name in names:
+                raise ModelError(f"{_describe(node)}: {quoted(name)} is defined a second time")
+            produced.add(name)
+    return produced
 
 
 def _subgraphs(node: onnx.NodeProto) -> Iterable[onnx.GraphProto]:
@@ -245,6 +263,8 @@ def _check_attributes(
                     "of the function give, which is not supported; inline the function "
                     "(onnx.inliner)"
                 )
+            continue
+        if kind in NUMBERS:
             continue
         if kind not in _ATTRIBUTE_TYPES:
             raise ModelError(f"{_describe(owner)}: attribute {quoted(name)} has no valid type")
