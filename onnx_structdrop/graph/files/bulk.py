@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["PlainInitializers", "PlainNodes"]
 
 _Kind = ir.AttributeType
-_NUMBERS = frozenset((_Kind.INT, _Kind.INTS, _Kind.FLOAT, _Kind.FLOATS, _Kind.STRING))
+_NUMBERS = (_Kind.INT, _Kind.INTS, _Kind.FLOAT, _Kind.FLOATS, _Kind.STRING)
 _CHECKED = (ir.DataType.FLOAT6E2M3, ir.DataType.FLOAT6E3M2)
 """Element types whose content onnx-ir looks at when it writes them."""
-_REPEATED = frozenset((_Kind.INT, _Kind.INTS))
+_REPEATED = (_Kind.INT, _Kind.INTS)
 """Types of which equal attributes are written once; 0.0 and -0.0 are equal as well."""
 
 
@@ -68,9 +68,13 @@ class PlainNodes:
         if None in inputs or not all(outputs) or node.metadata_props or node.device_configurations:
             return False
         described = [value for value in node.outputs if not value.is_graph_output()]
+        for value in described:
+            if not is_plain(value):
+                return False
         attributes = node.attributes.data.values()
-        if not all(map(is_plain, described)) or not all(map(_is_number, attributes)):
-            return False
+        for attribute in attributes:
+            if attribute.type not in _NUMBERS or attribute.is_ref():
+                return False
         self._nodes.add(
             op_type=node.op_type,
             domain=node.domain or None,
@@ -90,15 +94,11 @@ class PlainNodes:
     def _attribute(self, attribute: ir.Attr) -> onnx.AttributeProto:
         if attribute.type not in _REPEATED:
             return ir.serde.serialize_attribute(attribute)
-        key = attribute.name, attribute.type, attribute.value, attribute.doc_string
+        key = attribute.name, int(attribute.type), attribute.value, attribute.doc_string
         written = self._attributes.get(key)
         if written is None:
             written = self._attributes[key] = ir.serde.serialize_attribute(attribute)
         return written
-
-
-def _is_number(attribute: ir.Attr) -> bool:
-    return attribute.type in _NUMBERS and not attribute.is_ref()
 
 
 class PlainInitializers:

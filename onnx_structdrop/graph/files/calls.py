@@ -7,7 +7,7 @@ hangs, or runs out of stack where they are deep or never end.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
@@ -48,11 +48,11 @@ def check_calls(model: onnx.ModelProto | ir.Model) -> None:
         bodies = {
             _called(body): list(map(_call, _nodes_in(body))) for body in model.functions.values()
         }
-        calls = map(_call, _nodes_in(model.graph))
+        nodes: Iterator[Any] = _nodes_in(model.graph)
     else:
         proto: onnx.ModelProto = model
         bodies = {_called(body): list(map(_call, _nodes(body.node))) for body in proto.functions}
-        calls = map(_call, _nodes(proto.graph.node))
+        nodes = _nodes(proto.graph.node)
     extents = _extents(bodies)
     for identifier, (_, depth) in extents.items():
         if depth > _DEEPEST:
@@ -60,6 +60,8 @@ def check_calls(model: onnx.ModelProto | ir.Model) -> None:
                 f"function {_label(identifier)} nests calls of functions more than "
                 f"{_DEEPEST} deep; inline some of them"
             )
+    names = {name for _, name, _ in extents}
+    calls = (_call(node) for node in nodes if node.op_type in names)
     total = sum(extents[identifier][0] for identifier in calls if identifier in extents)
     if total > _LARGEST:
         raise UnsupportedModelError(

@@ -92,25 +92,32 @@ class Types:
 
     def __init__(self) -> None:
         self._written: dict[Hashable, onnx.TypeProto] = {}
+        # By the identity of a shape: nobody changes the model meanwhile, so all shapes live on.
+        self._shared: dict[Hashable, onnx.TypeProto] = {}
 
     def write(self, value: ir.Value) -> onnx.TypeProto | None:
         """Return the type of a plain value, for a description of it; None if it has none."""
         kind, shape = value.type, value.shape
         if kind is None:
             return None
-        dims = None
-        if shape is not None:
-            dims = shape.dims, *map(shape.get_denotation, range(len(shape)))
-        key = kind.dtype, kind.denotation, dims
-        written = self._written.get(key)
+        # Enumerations are hashed in Python, many times slower than integers.
+        shared = id(shape), int(kind.dtype), kind.denotation
+        written = self._shared.get(shared)
         if written is None:
-            written = self._written[key] = ir.serde.serialize_value(value).type
+            content: Hashable = None
+            if shape is not None:
+                content = shape.dims, *map(shape.get_denotation, range(len(shape)))
+            key = content, *shared[1:]
+            written = self._written.get(key)
+            if written is None:
+                written = self._written[key] = ir.serde.serialize_value(value).type
+            self._shared[shared] = written
         return written
 
 
 def is_plain(value: ir.Value) -> bool:
     """Tell whether no more than its name and the type of a tensor is to be said of a value."""
-    if value.doc_string or value.metadata_props or has_notes(value):
+    if value.doc_string or value.metadata_props or getattr(value, _NOTES):
         return False
     kind = value.type
     return value.shape is None if kind is None else type(kind) is ir.TensorType

@@ -279,13 +279,14 @@ def _rewrite(
     drop: Iterable[str] = (),
 ) -> None:
     """Put a repeated field in the order it had, once per name, with the entries it lost."""
-    entries = {getattr(entry, key): entry for entry in (*extras, *field)}
+    names = [getattr(entry, key) for entry in field]
+    entries = dict(zip(names, field, strict=True))
+    for entry in extras:
+        entries.setdefault(getattr(entry, key), entry)
     for name in drop:
         entries.pop(name, None)
     ordered = sorted(entries, key=lambda name: order.get(name, len(order)))
-    if len(ordered) == len(field) and all(
-        getattr(entry, key) == name for entry, name in zip(field, ordered, strict=True)
-    ):
+    if ordered == names:
         return
     rewritten = [entries[name] for name in ordered]
     del field[:]

@@ -288,7 +288,8 @@ def _check_tensor(tensor: onnx.TensorProto) -> None:
         raise ModelError(
             f"tensor {quoted(tensor.name)} has unknown element type {tensor.data_type}"
         )
-    if tensor.dims and min(tensor.dims) < 0:
+    dims = tensor.dims[:]
+    if dims and min(dims) < 0:
         raise ModelError(f"tensor {quoted(tensor.name)} has a negative dimension")
 
 

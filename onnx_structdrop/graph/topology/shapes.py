@@ -47,11 +47,14 @@ class Shapes:
     def __init__(self, model: ir.Model, scopes: Iterable[Scope]) -> None:
         self._infos: dict[ir.Value, onnx.TypeProto] = {}
         self._dims: dict[ir.Value, tuple[Dim, ...] | None] = {}
-        self._symbols = _symbols(model)
+        # By the identity of a shape: nobody changes the model meanwhile, and many values share one.
+        self._sizes: dict[int, tuple[Dim, ...]] = {}
+        self._symbols: set[str] = set()
         scopes = list(scopes)
-        if all(_is_settled(value) for scope in scopes for node in scope.nodes
+        if all(self._is_settled(value) for scope in scopes for node in scope.nodes
                for value in node.outputs):  # fmt: skip
             return
+        self._symbols = _symbols(model)
         inferred = _infer(model)
         tables: dict[_Key, _Infos] = {}
         if inferred is not None:
@@ -77,7 +80,7 @@ class Shapes:
             if tensor.HasField("shape"):
                 return tuple(self._dim(dim) for dim in tensor.shape.dim)
         if value.shape is not None:
-            return tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape)
+            return self._given(value.shape)
         if value.const_value is not None:
             return tuple(int(size) for size in value.const_value.shape.numpy())
         return None
@@ -89,23 +92,27 @@ class Shapes:
             return ir.DataType(number) if number else None
         return value.dtype
 
+    def _given(self, shape: ir.Shape) -> tuple[Dim, ...]:
+        sizes = self._sizes.get(id(shape))
+        if sizes is None:
+            sizes = tuple(dim if isinstance(dim, int) else dim.value for dim in shape)
+            self._sizes[id(shape)] = sizes
+        return sizes
+
+    def _is_settled(self, value: ir.Value) -> bool:
+        """Tell whether inference has nothing to add: it never contradicts a size that is given."""
+        if not value.name:
+            return True
+        kind, shape = value.type, value.shape
+        if not isinstance(kind, ir.TensorType) or kind.dtype == ir.DataType.UNDEFINED:
+            return False
+        return shape is not None and all(isinstance(size, int) for size in self._given(shape))
+
     def _dim(self, dim: onnx.TensorShapeProto.Dimension) -> Dim:
         if dim.HasField("dim_value"):
             return int(dim.dim_value)
         # Inference invents names for sizes it cannot tell; those say nothing.
         return dim.dim_param if dim.dim_param in self._symbols else None
-
-
-def _is_settled(value: ir.Value) -> bool:
-    """Tell whether inference has nothing to add: it never contradicts a size that is given."""
-    if not value.name:
-        return True
-    shape = value.shape
-    return (
-        isinstance(value.type, ir.TensorType)
-        and value.dtype != ir.DataType.UNDEFINED
-        and (shape is not None and all(isinstance(size, int) for size in shape))
-    )
 
 
 def _symbols(model: ir.Model) -> set[str]:

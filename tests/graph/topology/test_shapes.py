@@ -23,7 +23,7 @@ def inferences(monkeypatch):
 
 def sites_with_inference(model, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(shapes, "_is_settled", lambda value: False)
+        patched.setattr(shapes.Shapes, "_is_settled", lambda self, value: False)
         return find_sites(model)
 
 
