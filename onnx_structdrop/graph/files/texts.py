@@ -7,7 +7,7 @@ reads them fails at some later place.
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
@@ -16,7 +16,7 @@ from onnx_structdrop.errors import ModelError
 from onnx_structdrop.graph.files.wellformed import NUMBERS, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from google.protobuf.descriptor import Descriptor  # type: ignore[import-untyped]
 
@@ -31,45 +31,55 @@ def check_text(message: Message) -> None:
     ModelError
         At the first one that is not; names the field.
     """
-    _Check().message(message)
+    _Check().all([message])
 
 
 class _Check:
-    """One walk over a message; of equal types, and equal attributes, it looks at one."""
+    """One walk over a message; of equal types, and equal attributes, it looks at one.
+
+    Most of a model's texts are in nodes, descriptions and tensors, which are asked for them
+    without a list of their fields; that of a tensor would copy the weights.
+    """
 
     def __init__(self) -> None:
         self._types: set[bytes] = set()
         self._attributes: set[bytes] = set()
+        self._checks: dict[type[Message], Callable[[Any], None]] = {
+            onnx.NodeProto: self._node,
+            onnx.ValueInfoProto: self._info,
+            onnx.TensorProto: self._tensor,
+        }
 
-    def message(self, message: Message) -> None:
-        # Most of a model's texts are in nodes and descriptions, and are asked for without a list
-        # of fields.
-        if isinstance(message, onnx.NodeProto) and _is_text(message):
-            for attribute in message.attribute:
-                if attribute.type in NUMBERS and not attribute.HasField("t"):
-                    self._once(attribute, self._attributes)
-                else:
-                    self._fields(attribute)
-            self._all(message.metadata_props)
-            self._all(message.device_configurations)
-        elif isinstance(message, onnx.ValueInfoProto) and _joins(
-            [message.name, message.doc_string]
-        ):
-            self._once(message.type, self._types)
-            self._all(message.metadata_props)
-        elif isinstance(message, onnx.TensorProto):
-            # Listing its fields would copy the weights.
-            _check_decoded(message.name, message, "name")
-            _check_decoded(message.doc_string, message, "doc_string")
-            self._all(message.external_data)
-            self._all(message.metadata_props)
-        else:
-            self._fields(message)
-
-    def _all(self, messages: Sequence[Message]) -> None:
+    def all(self, messages: Sequence[Message]) -> None:
+        """Check messages of one kind."""
         if messages:
+            check = self._checks.get(type(messages[0]), self._fields)
             for message in messages:
-                self.message(message)
+                check(message)
+
+    def _node(self, node: onnx.NodeProto) -> None:
+        own = [node.name, node.op_type, node.domain, node.overload, node.doc_string]
+        if not _joins(own + node.input[:] + node.output[:]):
+            self._fields(node)
+        for attribute in node.attribute:
+            if attribute.type in NUMBERS and not attribute.HasField("t"):
+                self._once(attribute, self._attributes)
+            else:
+                self._fields(attribute)
+        self.all(node.metadata_props)
+        self.all(node.device_configurations)
+
+    def _info(self, info: onnx.ValueInfoProto) -> None:
+        if not _joins([info.name, info.doc_string]):
+            self._fields(info)
+        self._once(info.type, self._types)
+        self.all(info.metadata_props)
+
+    def _tensor(self, tensor: onnx.TensorProto) -> None:
+        _check_decoded(tensor.name, tensor, "name")
+        _check_decoded(tensor.doc_string, tensor, "doc_string")
+        self.all(tensor.external_data)
+        self.all(tensor.metadata_props)
 
     def _once(self, message: Message, known: set[bytes]) -> None:
         content = message.SerializeToString()
@@ -87,13 +97,7 @@ class _Check:
                 for text in (value,) if isinstance(value, str | bytes) else value:
                     _check_decoded(text, message, field.name)
             else:
-                self._all((value,) if isinstance(value, Message) else value)
-
-
-def _is_text(node: onnx.NodeProto) -> bool:
-    """Tell whether all texts of a node itself are text."""
-    own = [node.name, node.op_type, node.domain, node.overload, node.doc_string]
-    return _joins(own + node.input[:] + node.output[:])
+                self.all((value,) if isinstance(value, Message) else value)
 
 
 def _joins(texts: list[str]) -> bool:
