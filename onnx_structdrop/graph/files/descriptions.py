@@ -67,12 +67,12 @@ class Descriptions:
                 self._kinds[name] = kind
 
     def describe(self, graph: ir.Graph) -> None:
-        """Give types and shapes to what nodes make; graph outputs have their own description."""
+        """Give types and shapes to what nodes make."""
         find = self._kinds.get
         for node in graph:
             for value in node.outputs:
                 kind = find(value.name or "")
-                if kind is not None and not value.is_graph_output():
+                if kind is not None:
                     value.type = ir.TensorType(kind.dtype, denotation=kind.denotation)
                     value.shape = kind.shape
 
