@@ -139,7 +139,7 @@ def odd_model():
         described("zero", shape=(7,)),
         described("negative", shape=(1, 2)),
         described("nan"),
-        described("nan", doc_string="the last one counts"),
+        described("nan", shape=(9,), doc_string="the last one counts"),
     ]
     info[2].metadata_props.add(key="of", value="value")
     weights = [
