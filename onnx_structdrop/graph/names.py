@@ -27,9 +27,8 @@ class Names:
             self._taken.update(value.name or "" for value in graph.inputs)
             self._taken.update(getattr(graph, "initializers", ()))
             self._taken.update(kept_names(graph.graph if isinstance(graph, ir.Function) else graph))
-            for node in graph:
-                self._taken.add(node.name or "")
-                self._taken.update(value.name or "" for value in node.outputs)
+            self._taken.update([node.name or "" for node in graph])
+            self._taken.update([value.name or "" for node in graph for value in node.outputs])
 
     def __contains__(self, name: object) -> bool:
         return name in self._taken

@@ -40,10 +40,14 @@ class Record:
     @classmethod
     def before(cls, model: ir.Model) -> Record:
         """Return the record of a model that holds no insertion yet."""
-        called = {node.op_identifier() for _, graph in scopes(model) for node in graph}
+        called = {
+            node.op_identifier()
+            for _, graph in scopes(model)
+            for node in graph
+            if node.domain == DOMAIN
+        }
         # An import that serves a node of ours goes when that is folded.
-        used = any(identifier[0] == DOMAIN for identifier in called)
-        imports = [""] if DOMAIN in model.opset_imports and not used else []
+        imports = [""] if DOMAIN in model.opset_imports and not called else []
         imports += [
             function_scope(function)
             for function in model.functions.values()

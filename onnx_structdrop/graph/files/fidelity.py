@@ -7,7 +7,6 @@ What a graph needs for the way back travels in its ``meta``, which copies of the
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -154,10 +153,10 @@ def _adopt_graphs(pairs: list[GraphPair], base_dir: str | None, qualified: tuple
 def _adopt_graph(
     proto: onnx.GraphProto, graph: ir.Graph, base_dir: str | None, qualified: tuple[str, ...]
 ) -> list[GraphPair]:
-    for index, tensor_proto in enumerate(proto.initializer):
-        value = graph.initializers[tensor_proto.name]
-        find = partial(proto.initializer.__getitem__, index)
-        value.const_value = adopt_tensor(value.const_value, base_dir, find)
+    for tensor_proto, value in zip(
+        proto.initializer, graph.initializers.data.values(), strict=True
+    ):
+        value.const_value = adopt_tensor(value.const_value, base_dir, tensor_proto)
     adopt_metadata(proto, graph)
     inside = adopt_nodes(proto.node, graph, base_dir)
 
@@ -174,9 +173,9 @@ def _adopt_graph(
     graph.meta[_KEPT] = _Kept(
         described=described,
         value_info=tuple(
-            _copied(proto.value_info[index])
-            for name, index in described.items()
-            if name not in emitted and not name.startswith(qualified)
+            _copied(proto.value_info[described[name]])
+            for name in sorted(described.keys() - emitted, key=described.__getitem__)
+            if not name.startswith(qualified)
         ),
         annotated={a.tensor_name: index for index, a in enumerate(proto.quantization_annotation)},
         quantization=tuple(

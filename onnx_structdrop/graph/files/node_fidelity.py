@@ -6,7 +6,6 @@ makes an object for each message that is asked for, so the proto is asked where 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import onnx_ir as ir
@@ -14,7 +13,7 @@ import onnx_ir as ir
 from onnx_structdrop.graph.files.tensors import ProtoTensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     import onnx
 
@@ -53,7 +52,7 @@ def adopt_nodes(
     for place, node in enumerate(nodes):
         if node.metadata_props:
             adopt_metadata(protos[place], node)
-        deep = _deep_attributes(node)
+        deep = _deep_attributes(node) if node.attributes.data else ()
         if deep:
             named = {proto.name: proto for proto in protos[place].attribute}
             inside += _subgraphs(named, deep)
@@ -126,28 +125,26 @@ def _adopt_attribute(
     proto: onnx.AttributeProto, old: ir.Attr, attributes: Any, base_dir: str | None
 ) -> None:
     if old.type == _TENSOR:
-        tensor = adopt_tensor(old.as_tensor(), base_dir, lambda: proto.t)
+        tensor = adopt_tensor(old.as_tensor(), base_dir, proto.t)
         attributes.add(ir.AttrTensor(old.name, tensor, doc_string=old.doc_string))
     elif old.type == _TENSORS:
         tensors = [
-            adopt_tensor(tensor, base_dir, partial(proto.tensors.__getitem__, index))
-            for index, tensor in enumerate(old.as_tensors())
+            adopt_tensor(tensor, base_dir, tensor_proto)
+            for tensor, tensor_proto in zip(old.as_tensors(), proto.tensors, strict=True)
         ]
         attributes.add(ir.AttrTensors(old.name, tensors, doc_string=old.doc_string))
 
 
 def adopt_tensor(
-    tensor: ir.TensorProtocol | None, base_dir: str | None, proto: Callable[[], onnx.TensorProto]
+    tensor: ir.TensorProtocol | None, base_dir: str | None, proto: onnx.TensorProto
 ) -> ir.TensorProtocol:
     """Return a tensor that can be renamed and left its proto as it is, or read from its folder."""
-    if type(tensor) is ir.TensorProtoTensor:
-        return ProtoTensor(tensor.raw)
     if isinstance(tensor, ir.StringTensor):
         return tensor
     if isinstance(tensor, ir.ExternalTensor) and base_dir is not None:
         tensor.base_dir = base_dir
         return tensor
-    return ProtoTensor(proto())
+    return ProtoTensor(proto)
 
 
 def adopt_metadata(proto: Any, owner: Any) -> None:
