@@ -32,6 +32,7 @@ _NORMS = operators(
     SimplifiedLayerNormalization"""
 )
 _REDUCTIONS = operators("ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare")
+_NORMALISING = _NORMS | _REDUCTIONS
 NONLINEAR = operators(
     """Abs BiasGelu Celu Clip Cos Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish LeakyRelu Log Max
     Min Mish PRelu QuickGelu Relu Selu Shrink Sigmoid Sin Softplus Softsign Swish Tanh
@@ -238,7 +239,7 @@ class Chains:
         if any(self._leaves_map(node) for node in nodes):
             gating = op_types & _SQUASHING or not op_types <= _POINTWISE
             return Sort.GATE if gating else Sort.NORM
-        if op_types & (_NORMS | _REDUCTIONS):
+        if op_types & _NORMALISING:
             return Sort.NORM
         if op_types & NONLINEAR:
             return Sort.ACTIVATION

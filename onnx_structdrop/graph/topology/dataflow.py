@@ -287,7 +287,7 @@ def is_op(node: ir.Node | None, op_types: str | frozenset[str]) -> bool:
 
 def attribute_ints(node: ir.Node, name: str) -> list[int] | None:
     """Return an attribute of type INTS, or None where it is absent or of another kind."""
-    attribute = node.attributes.get(name)
+    attribute = node.attributes.data.get(name)
     if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.INTS:
         return None
     return list(attribute.as_ints())
@@ -295,7 +295,7 @@ def attribute_ints(node: ir.Node, name: str) -> list[int] | None:
 
 def attribute_int(node: ir.Node, name: str, default: int) -> int:
     """Return an attribute of type INT, or a default where it is absent or of another kind."""
-    attribute = node.attributes.get(name)
+    attribute = node.attributes.data.get(name)
     if attribute is None or attribute.is_ref() or attribute.type != ir.AttributeType.INT:
         return default
     return attribute.as_int()

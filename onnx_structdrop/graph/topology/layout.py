@@ -88,11 +88,17 @@ class Layout:
         """Whether the value is a feature map: at least one axis is spatial."""
         return any(axis.role is Role.SPATIAL for axis in self.axes)
 
-    @property
+    @cached_property
     def is_vector(self) -> bool:
         """Whether nothing of a map is left: at most one axis besides the batch has a size."""
         sized = sum(axis.role is not Role.POINT for axis in self.axes[1:])
         return not self.is_map and sized <= 1
+
+    @cached_property
+    def is_settled(self) -> bool:
+        """Whether batch and channels come first, and all else is known to be a map or a point."""
+        leading = self.axes[:2] == (_BATCH, _CHANNEL) and self.memory is None
+        return leading and not any(axis.role in _UNSETTLED for axis in self.axes[2:])
 
     @cached_property
     def strides(self) -> tuple[Fraction | None, ...]:
@@ -126,10 +132,9 @@ def as_map(layout: Layout, *, channels: bool = False) -> Layout:
 
     With `channels`, it is known that the second axis holds channels, and so no other does.
     """
-    axes = list(layout.axes)
-    is_settled = axes[:2] == [_BATCH, _CHANNEL] and layout.memory is None
-    if is_settled and not any(axis.role in _UNSETTLED for axis in axes[2:]):
+    if layout.is_settled:
         return layout
+    axes = list(layout.axes)
     for index, axis in enumerate(axes[2:], start=2):
         if axis.role in (Role.OPEN, Role.MIXED):
             axes[index] = replace(axis, role=Role.SPATIAL)
@@ -145,7 +150,7 @@ def as_map(layout: Layout, *, channels: bool = False) -> Layout:
 
 def merge(layouts: Sequence[Layout]) -> Layout | None:
     """Return the layout of the elementwise combination of values, broadcast from the right."""
-    if len(layouts) < 2:
+    if all(layout is layouts[0] for layout in layouts):
         return layouts[0] if layouts else None
     rank = max(len(layout.axes) for layout in layouts)
     columns: list[list[Axis]] = [[] for _ in range(rank)]

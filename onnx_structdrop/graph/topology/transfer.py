@@ -114,7 +114,7 @@ def _convolve(known: Known, node: ir.Node, source: Layout) -> Layout | None:
     if known.input_sizes is None:
         known.input_sizes = tuple(axis.size for axis in layout.axes[2:])
     dims = known.dims(node.outputs[0])
-    if dims is None or len(dims) != len(layout.axes):
+    if None not in layout.strides or dims is None or len(dims) != len(layout.axes):
         return layout
     # Fill in strides that operators left unknown, from the sizes of this map and of the input.
     axes = list(layout.axes)
@@ -145,7 +145,7 @@ def _window(known: Known, node: ir.Node, source: Layout) -> Layout:
     layout = as_map(source, channels=mixes)
     count = len(layout.axes) - 2
     strides = attribute_ints(node, "strides") or [1] * count
-    attribute = node.attributes.get("strides")
+    attribute = node.attributes.data.get("strides")
     unknown = len(strides) != count or (attribute is not None and attribute.is_ref())
     if not unknown and all(stride == 1 for stride in strides):
         return layout
