@@ -64,10 +64,9 @@ class PlainNodes:
     def _write(self, node: ir.Node) -> bool:
         """Write a node and the descriptions of what it makes, or nothing; tell which."""
         inputs = ["" if value is None else value.name for value in node.inputs]
-        outputs = [value.name for value in node.outputs]
-        if None in inputs or not all(outputs) or node.metadata_props or node.device_configurations:
+        if None in inputs or node.metadata_props or node.device_configurations:
             return False
-        described = [value for value in node.outputs if not value.is_graph_output()]
+        described = [v for v in node.outputs if v.name and not v.is_graph_output()]
         for value in described:
             if not is_plain(value):
                 return False
@@ -82,7 +81,8 @@ class PlainNodes:
             overload=node.overload or None,
             doc_string=node.doc_string or None,
             input=inputs,
-            output=outputs,
+            # All of them, those without a name too: a call of a function has to name all.
+            output=[value.name or "" for value in node.outputs],
             attribute=map(self._attribute, attributes) if attributes else None,
         )
         for value in described:
