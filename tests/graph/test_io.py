@@ -213,7 +213,7 @@ def test_every_truncation_is_noticed(tmp_path):
 
 
 def test_too_large(inline, monkeypatch):
-    monkeypatch.setattr(io, "_PROTO_LIMIT", 1000)
+    monkeypatch.setattr(parsing, "PROTO_LIMIT", 1000)
     refused(inline, "cannot have more than 1000.*external data")
 
 
@@ -874,7 +874,7 @@ def test_nothing_to_put_outside(tmp_path):
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["proto", "ir"])
 def test_model_too_large_for_one_file(kind, tmp_path, monkeypatch):
-    monkeypatch.setattr(io, "_PROTO_LIMIT", 20_000)
+    monkeypatch.setattr(io, "PROTO_LIMIT", 20_000)
     monkeypatch.setattr(io, "_STRUCTURE", 4_000)
     save(both_kinds(build())[kind], tmp_path / "m.onnx")
     assert listing(tmp_path) == ["m.onnx", "m.onnx.data"]
@@ -882,7 +882,7 @@ def test_model_too_large_for_one_file(kind, tmp_path, monkeypatch):
 
 
 def test_model_too_large_even_without_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(io, "_PROTO_LIMIT", 100)
+    monkeypatch.setattr(io, "PROTO_LIMIT", 100)
     cannot_write(tmp_path / "m.onnx", "larger than the 100 bytes", external_data="w")
 
 

@@ -2,20 +2,41 @@
 
 What a message in protobuf's format says does not change if it is cut between two fields and the
 parts are merged one after the other. Initializers are read and merged one by one, all else at once.
-Nothing here judges a file: whatever is out of the ordinary is left to protobuf, as a whole.
+Whatever is out of the ordinary is left to protobuf, as a whole; what is no model at all is named.
 """
 
 from __future__ import annotations
 
+import stat
 from typing import TYPE_CHECKING
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+from onnx_structdrop.errors import ModelError
+from onnx_structdrop.graph.files.wellformed import one_line, quoted
+
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import BinaryIO
 
-__all__ = ["parse"]
+__all__ = ["PROTO_LIMIT", "parse", "parse_file"]
+
+PROTO_LIMIT = 2**31 - 1
+"""Size in bytes that protobuf allows a message."""
+
+_OTHER_FORMATS = (
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file itself; run git lfs pull"),
+    (0, b"PK\x03\x04", "a zip archive, such as a PyTorch or Keras file"),
+    (0, b"\x89HDF", "an HDF5 file, such as a Keras file"),
+    (0, b"\x80\x02", "a pickle"),
+    (4, b"ORTM", "an ORT format file"),
+    (4, b"TFL3", "a TensorFlow Lite file"),
+    (0, b"{", "JSON text"),
+    (0, b"<", "XML or HTML text"),
+)
+
+_LONGEST_MAGIC = max(place + len(magic) for place, magic, _ in _OTHER_FORMATS)
 
 _SMALL = 1 << 20
 """Bytes up to which a file is read as a whole."""
@@ -28,6 +49,45 @@ _VARINT, _LENGTH_DELIMITED = 0, 2
 _FIXED = {1: 8, 5: 4}
 _GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
+
+
+def parse_file(source: Path) -> onnx.ModelProto:
+    """Read a model, or say what is wrong with its file.
+
+    Raises
+    ------
+    ModelError
+        If there is no such file, or it is none that can hold a model.
+    """
+    shown = quoted(str(source))
+    try:
+        status = source.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ModelError(f"{shown} is a folder, not an ONNX file")
+        if not stat.S_ISREG(status.st_mode):
+            raise ModelError(f"{shown} is not a regular file")
+        if status.st_size > PROTO_LIMIT:
+            raise ModelError(
+                f"{shown} has {status.st_size} bytes, but an ONNX file cannot have more than "
+                f"{PROTO_LIMIT}: larger models keep their weights in external data"
+            )
+        with source.open("rb") as file:
+            start = file.read(_LONGEST_MAGIC)
+            if not start:
+                raise ModelError(f"{shown} is empty")
+            for place, magic, what in _OTHER_FORMATS:
+                if start.startswith(magic, place):
+                    raise ModelError(f"{shown} is not an ONNX model: it looks like {what}")
+            file.seek(0)
+            return parse(file, status.st_size)
+    except FileNotFoundError:
+        raise ModelError(f"{shown} does not exist") from None
+    except OSError as error:
+        raise ModelError(f"cannot read {shown}: {error.strerror}") from None
+    except DecodeError as error:
+        raise ModelError(
+            f"{shown} is not an ONNX model, or is truncated: {one_line(error)}"
+        ) from None
 
 
 def parse(file: BinaryIO, size: int) -> onnx.ModelProto:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
 
-from onnx_structdrop.graph.topology.chains import NONLINEAR
+from onnx_structdrop.graph.topology.closures import NONLINEAR
 from onnx_structdrop.graph.topology.dataflow import attribute_int, attribute_ints, is_op
 from onnx_structdrop.graph.topology.dominators import ROOT, DominatorTree
 from onnx_structdrop.graph.topology.transfer import POOLS, PRODUCTS

@@ -1,20 +1,24 @@
 """Where a convolution block ends: norms, activations and what may stand between them.
 
-Exporters write one activation in many ways, and most of them read their input twice (SiLU is
-``x * Sigmoid(x)``). So op_types are not matched against templates. From a value the smallest set
-of op_types is taken that closes over it: they read that value and constants only, and one value
-comes out. What the set holds says what it is.
+What stands behind a value is taken as closed sets of operators, see `closures`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+from onnx_structdrop.graph.topology.closures import (
+    ARITHMETIC,
+    GATING,
+    SQUASHING,
+    Closure,
+    Closures,
+    Sort,
+    is_pass,
+)
 from onnx_structdrop.graph.topology.dataflow import constant, is_op, operators
 from onnx_structdrop.graph.topology.transfer import CONVOLUTIONS, POOLS, PRODUCTS
-from onnx_structdrop.schema import DOMAIN
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -22,67 +26,13 @@ if TYPE_CHECKING:
     from onnx_structdrop.graph.topology.dataflow import Dataflow
     from onnx_structdrop.graph.topology.resolution import Resolution
 
-__all__ = ["NONLINEAR", "BlockEnd", "Chains", "Closure", "Sort"]
+__all__ = ["BlockEnd", "Chains"]
 
-_PASS = frozenset({"Cast", "CastLike", "Dropout", "Identity", "Transpose"})
-_ARITHMETIC = frozenset({"Add", "Div", "Mul", "Neg", "Sub"})
-_NORMS = operators(
-    """BatchNormalization GroupNorm GroupNormalization InstanceNormalization LayerNormalization
-    LpNormalization MeanVarianceNormalization RMSNormalization
-    SimplifiedLayerNormalization"""
-)
-_REDUCTIONS = operators("ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum ReduceSumSquare")
-_NORMALISING = _NORMS | _REDUCTIONS
-NONLINEAR = operators(
-    """Abs BiasGelu Celu Clip Cos Elu Erf Exp FastGelu Gelu HardSigmoid HardSwish LeakyRelu Log Max
-    Min Mish PRelu QuickGelu Relu Selu Shrink Sigmoid Sin Softplus Softsign Swish Tanh
-    ThresholdedRelu Where"""
-)
-"""Operators that activations are made of."""
-_POINTWISE = (
-    _ARITHMETIC
-    | NONLINEAR
-    | _NORMS
-    | _REDUCTIONS
-    | _PASS
-    | operators(
-        """And Equal Floor Greater GreaterOrEqual Less LessOrEqual Not Or Pow Reciprocal Round Sign
-        Slice Split Sqrt"""
-    )
-)
-_GATING = frozenset({"HardSigmoid", "Sigmoid"})
 # What may stand between a gate and its product, or between attention logits and their Softmax.
 _RESIZING = frozenset({"Expand", "Resize", "Upsample"})
 _REARRANGING = operators("Cast Expand Flatten Identity Reshape Squeeze Transpose Unsqueeze")
-_SQUASHING = _GATING | {"Softmax", "Tanh"}
 _CONVOLVING = CONVOLUTIONS | PRODUCTS
-_MAX_NODES = 40
 _MAX_STEPS = 64
-
-
-class Sort(Enum):
-    """What a closed set of operators does to a value."""
-
-    PASS = auto()
-    """Nothing that matters here: Identity, Cast, Transpose, dropout of any kind."""
-    NOISE = auto()
-    """Multiplies a random mask in, or scales for one."""
-    AFFINE = auto()
-    """Adds a bias, or applies a scale and a shift."""
-    NORM = auto()
-    ACTIVATION = auto()
-    GATE = auto()
-    """Multiplies the map by something computed from its global pool (squeeze and excitation)."""
-    OTHER = auto()
-
-
-@dataclass(frozen=True)
-class Closure:
-    """The smallest closed set of operators behind a value, and the value that leaves it."""
-
-    sort: Sort
-    value: ir.Value
-    nodes: tuple[ir.Node, ...]
 
 
 @dataclass(frozen=True)
@@ -109,7 +59,7 @@ class Chains:
     def __init__(self, flow: Dataflow, resolution: Resolution) -> None:
         self._flow = flow
         self._resolution = resolution
-        self._rank = {step.node: i for i, step in enumerate(flow.steps) if step.node is not None}
+        self._closures = Closures(flow, resolution)
 
     def is_convolution(self, node: ir.Node) -> bool:
         """Tell whether a node convolves a map.
@@ -174,87 +124,19 @@ class Chains:
             inputs = self._flow.inputs(node)
             if len(inputs) != 1 or inputs[0].graph is not value.graph:
                 break
-            if not _is_pass(node):
+            if not is_pass(node):
                 noisy = any(self._flow.is_noise(other) for other in node.inputs)
-                if not (noisy and is_op(node, _ARITHMETIC)):
+                if not (noisy and is_op(node, ARITHMETIC)):
                     break
             value = inputs[0]
             values.append(value)
         return values
 
-    def closure(self, value: ir.Value) -> Closure | None:
-        """Return the smallest closed set of operators behind a value, None if there is none."""
-        single = self._single(value)
-        if single is not None:
-            return single
-        members: dict[ir.Value, set[ir.Node]] = {value: set(self._flow.consumers(value))}
-        nodes: list[ir.Node] = []
-        while len(nodes) < _MAX_NODES:
-            ready = {node for waiting in members.values() for node in waiting}
-            if not ready:
-                return None
-            node = min(ready, key=lambda candidate: self._rank[candidate])
-            if not self._may_join(node, members):
-                return None
-            nodes.append(node)
-            for source in self._flow.inputs(node):
-                members[source].discard(node)
-            for output in self._flow.outputs(node):
-                members[output] = set(self._flow.consumers(output))
-            alive = [
-                member
-                for member, waiting in members.items()
-                if waiting or (member is not value and member.is_graph_output())
-            ]
-            if len(alive) == 1 and alive[0] is not value:
-                return Closure(self._sort(nodes), alive[0], tuple(nodes))
-        return None
-
-    def _single(self, value: ir.Value) -> Closure | None:
-        """Return the closure of one node that alone reads a value, if that is a closure."""
-        consumers = self._flow.consumers(value)
-        if len(consumers) != 1 or self._flow.inputs(consumers[0]) != (value,):
-            return None
-        outputs = self._flow.outputs(consumers[0])
-        if len(outputs) != 1 or not self._may_join(consumers[0], {value: set()}):
-            return None
-        alive = self._flow.consumers(outputs[0]) or outputs[0].is_graph_output()
-        return Closure(self._sort([*consumers]), outputs[0], consumers) if alive else None
-
-    def _may_join(self, node: ir.Node, members: dict[ir.Value, set[ir.Node]]) -> bool:
-        if not all(source in members for source in self._flow.inputs(node)):
-            return False
-        if _is_pass(node) or is_op(node, _POINTWISE):
-            return True
-        layouts = [self._resolution.layout(value) for value in self._flow.outputs(node)]
-        return bool(layouts) and all(layout and layout.is_vector for layout in layouts)
-
-    def _sort(self, nodes: list[ir.Node]) -> Sort:
-        # A slice between convolution and activation cuts off what a causal padding added.
-        op_types = {node.op_type for node in nodes if not _is_pass(node)} - {"Slice"}
-        if any(self._flow.is_noise(value) for node in nodes for value in node.inputs):
-            return Sort.NOISE if not op_types & _NORMS else Sort.OTHER
-        if not op_types:
-            return Sort.PASS
-        if any(self._leaves_map(node) for node in nodes):
-            gating = op_types & _SQUASHING or not op_types <= _POINTWISE
-            return Sort.GATE if gating else Sort.NORM
-        if op_types & _NORMALISING:
-            return Sort.NORM
-        if op_types & NONLINEAR:
-            return Sort.ACTIVATION
-        single = len(nodes) == 1 and op_types <= _ARITHMETIC
-        return Sort.AFFINE if single else Sort.OTHER
-
-    def _leaves_map(self, node: ir.Node) -> bool:
-        layouts = [self._resolution.layout(value) for value in node.outputs]
-        return any(layout is not None and layout.is_vector for layout in layouts)
-
     def _follow(self, start: ir.Value, absorbed: frozenset[Sort]) -> BlockEnd:
         end = current = start
         noisy = False
         for _ in range(_MAX_STEPS):
-            closure = self.closure(current)
+            closure = self._closures.behind(current)
             if closure is None and absorbed:
                 closure = self._regrouped_norm(current) or self._pooled_activation(current)
             if closure is None:
@@ -283,7 +165,7 @@ class Chains:
         op_types = {node.op_type for node in closure.nodes}
         if len(closure.nodes) < 3 or "Softplus" in op_types:
             return value
-        factor = self.closure(value)
+        factor = self._closures.behind(value)
         if factor is None or factor.sort is not Sort.AFFINE:
             return value
         node = factor.nodes[0]
@@ -293,23 +175,23 @@ class Chains:
 
     def _is_head(self, closure: Closure) -> bool:
         """Tell whether an activation only turns a model's last values into its prediction."""
-        last = [node for node in closure.nodes if not _is_pass(node)]
+        last = [node for node in closure.nodes if not is_pass(node)]
         value = closure.value
         outermost = value.graph is self._flow.scopes[0].graph
         ends = outermost and value.is_graph_output() and not self._flow.consumers(value)
-        return ends and len(last) == 1 and last[0].op_type in _SQUASHING
+        return ends and len(last) == 1 and last[0].op_type in SQUASHING
 
     def _gates_another(self, closure: Closure) -> bool:
         """Tell whether a sigmoid is multiplied with a map that is not its own input."""
-        op_types = {node.op_type for node in closure.nodes if not _is_pass(node)}
-        if not op_types & _GATING or op_types & {"Mul"}:
+        op_types = {node.op_type for node in closure.nodes if not is_pass(node)}
+        if not op_types & GATING or op_types & {"Mul"}:
             return False
         value = closure.value
         for _ in range(_MAX_STEPS):
             consumers = self._flow.consumers(value)
             if len(consumers) != 1:
                 return False
-            if not (_is_pass(consumers[0]) or is_op(consumers[0], _RESIZING)):
+            if not (is_pass(consumers[0]) or is_op(consumers[0], _RESIZING)):
                 return is_op(consumers[0], "Mul") and len(self._flow.inputs(consumers[0])) > 1
             value = consumers[0].outputs[0]
         return False
@@ -346,7 +228,7 @@ class Chains:
                 if not (normed and same):
                     return None
                 return Closure(Sort.NORM, result, (*nodes, closing))
-            step = self.closure(current)
+            step = self._closures.behind(current)
             if step is None or step.sort not in (Sort.PASS, Sort.AFFINE, Sort.NORM):
                 return None
             normed = normed or step.sort is Sort.NORM
@@ -362,7 +244,7 @@ class Chains:
             return None
         current = pool.outputs[0]
         for _ in range(_MAX_STEPS):
-            step = self.closure(current)
+            step = self._closures.behind(current)
             if step is not None and step.sort is Sort.ACTIVATION:
                 return Closure(Sort.ACTIVATION, step.value, (pool, *step.nodes))
             if step is None or step.sort not in (Sort.PASS, Sort.NOISE):
@@ -373,7 +255,3 @@ class Chains:
     def _only_consumer(self, value: ir.Value, op_type: str) -> ir.Node | None:
         consumers = self._flow.consumers(value)
         return consumers[0] if len(consumers) == 1 and is_op(consumers[0], op_type) else None
-
-
-def _is_pass(node: ir.Node) -> bool:
-    return is_op(node, _PASS) or node.domain == DOMAIN
