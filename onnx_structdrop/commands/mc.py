@@ -295,7 +295,7 @@ def _drawn(
         images=read,
         names=images.names,
         labels=labels,
-        title=f"{Path(options.model).name}, {name}, {result.samples} samples",
+        title=f"{Path(options.model).name}, {name}, {_counted(result.samples)}",
     )
 
 
@@ -334,9 +334,13 @@ def _print(
     dropout = f", {where}" if where else ""
     ending = f"; {images.how}" if images.how else ""
     print_line(
-        f"{result.images} images, {result.samples} samples each, {seconds:.1f} s, "
+        f"{result.images} images, {_counted(result.samples)} each, {seconds:.1f} s, "
         f"seed {result.seed}, {what}{dropout}{ending}"
     )
+
+
+def _counted(samples: int) -> str:
+    return "1 sample" if samples == 1 else f"{samples} samples"
 
 
 def _least_certain(rows: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:

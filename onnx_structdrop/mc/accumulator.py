@@ -290,8 +290,10 @@ class Accumulator:
         expected = self._entropy / self._samples
         predictive = entropies(self._mean, self._kind)
         broken = np.isnan(predictive)
-        # Of equal samples, rounding leaves a difference below 0.
+        # Of equal samples, rounding leaves a difference below 0; of one sample, there is none.
         mutual = np.maximum(predictive - expected, 0.0)
+        if self._samples == 1:
+            mutual[~broken] = 0.0
         if self._kind.events:
             top = (self._mean[:, :, 0] > 0.5).astype(np.int64)
         else:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from onnx_structdrop.errors import ArgumentError
+from onnx_structdrop.errors import ArgumentError, ArgumentTypeError
 from onnx_structdrop.training.feeds import as_array
 
 if TYPE_CHECKING:
@@ -134,10 +134,13 @@ def fit(
     ------
     ArgumentError
         The loss is not finite any more.
+    ArgumentTypeError
+        A batch is no pair of inputs and labels.
     """
     history = History()
     first = session.steps
-    for inputs, labels in batches:
+    for batch in batches:
+        inputs, labels = _pair(batch, len(history.loss))
         step = session.steps
         loss = float(session.step(inputs, labels))
         if not np.isfinite(loss):
@@ -156,6 +159,16 @@ def fit(
     if sets and (not history.evaluations or history.evaluations[-1]["step"] != session.steps):
         history.evaluations.append(_evaluated(session, sets))
     return history
+
+
+def _pair(batch: Any, place: int) -> tuple[Any, Any]:
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return batch[0], batch[1]
+    length = f" of {len(batch)}" if isinstance(batch, tuple | list | np.ndarray) else ""
+    raise ArgumentTypeError(
+        f"each batch must be a pair of inputs and labels; batch {place} is a "
+        f"{type(batch).__name__}{length}"
+    )
 
 
 def _evaluated(

@@ -130,6 +130,7 @@ def test_of_one_sample_no_variance():
     found = accumulate(LOGITS, outputs(*KINDS["logits"], samples=1))
     assert np.isnan(found.variance).all()
     assert np.isfinite(found.mean).all()
+    np.testing.assert_array_equal(found.mutual_information, 0)
 
 
 def test_large_scores_and_scores_of_minus_infinity():

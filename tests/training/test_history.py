@@ -100,3 +100,12 @@ def test_accuracy_of_maps():
 
     images = np.array([[[[0.0, 1.0], [0.0, 0.0]]]], np.float32)
     assert accuracy(Maps(), images, np.array([[[1, 0], [1, 0]]])) == 0.75
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [BATCH[0], (*BATCH, BATCH[1]), BATCH[:1], {"inputs": BATCH[0], "labels": BATCH[1]}, None],
+)
+def test_batches_are_pairs(batch):
+    with pytest.raises(sd.ArgumentTypeError, match="pair of inputs and labels; batch 1 is a"):
+        fit(Counting([1.0] * 4), [BATCH, batch])
