@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from onnx_structdrop.graph.files.tensors import content
 from onnx_structdrop.graph.proofs.sources import DEFAULT_DOMAINS
 from onnx_structdrop.graph.scopes import scopes
 
@@ -42,11 +43,8 @@ def _evidence(node: ir.Node, value: ir.Value) -> str | None:
         return None
     if not tensor.dtype.is_floating_point():
         return None
-    try:
-        array = tensor.numpy()
-    except (OSError, ValueError, TypeError, NotImplementedError):
-        return None  # What cannot be read is no evidence.
-    if np.unique(array.reshape(-1)[:_GLANCE]).size > 2:
+    array = content(tensor)
+    if array is None or np.unique(array.reshape(-1)[:_GLANCE]).size > 2:
         return None
     numbers = np.unique(array)
     if numbers.size != 2 or numbers[0] != 0 or not numbers[1] > 0:

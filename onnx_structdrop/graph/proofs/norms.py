@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from onnx_structdrop.errors import ModelError
+from onnx_structdrop.graph.files.tensors import content
 from onnx_structdrop.graph.files.wellformed import quoted
 from onnx_structdrop.graph.proofs.calls import Calls, bodies
 from onnx_structdrop.graph.proofs.sources import DEFAULT_DOMAINS, integer, is_random
@@ -116,10 +117,8 @@ def _is_dummy(value: ir.Value | None, wanted: float) -> bool:
     users = {node for node, _ in value.uses() if node.op_type == "BatchNormalization"}
     if len(users) < 2:
         return False
-    try:
-        return bool((value.const_value.numpy() == wanted).all())
-    except (OSError, ValueError, TypeError, NotImplementedError):
-        return False  # What cannot be read was no placeholder.
+    array = content(value.const_value)
+    return array is not None and bool((array == wanted).all())
 
 
 def _hangs_on_data(value: ir.Value | None, calls: Calls) -> bool:

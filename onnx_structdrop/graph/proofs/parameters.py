@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from onnx_structdrop.graph.files.tensors import content
 from onnx_structdrop.graph.proofs import sizes
 from onnx_structdrop.graph.proofs.arithmetic import OPERATORS, compute, is_uniform
 from onnx_structdrop.graph.proofs.dtypes import element_type
@@ -329,8 +330,7 @@ def _same(one: list[Array], other: list[Array]) -> bool:
 def _content(tensor: ir.TensorProtocol) -> list[Array] | None:
     if tensor.size > _LARGEST_CONSTANT or tensor.dtype == ir.DataType.STRING:
         return None
-    try:
-        array = tensor.numpy()
-    except (OSError, ValueError, TypeError, NotImplementedError):
+    array = content(tensor)
+    if array is None:
         return None  # Data that cannot be read prove nothing.
     return [array.astype(np.float32) if tensor.dtype == ir.DataType.BFLOAT16 else array]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from onnx_structdrop.graph.files.tensors import content
 from onnx_structdrop.graph.nodes import is_dropout
 from onnx_structdrop.graph.scopes import is_own_body, scopes
 from onnx_structdrop.schema import DOMAIN, OPERATORS
@@ -157,10 +158,8 @@ def constant_bool(value: ir.Value) -> bool | None:
             tensor = None if attribute.is_ref() else attribute.as_tensor()
     if tensor is None or tensor.size != 1:
         return None
-    try:
-        return bool(tensor.numpy().item())
-    except (OSError, TypeError, ValueError, NotImplementedError):
-        return None  # Data that cannot be read decide nothing here.
+    array = content(tensor)
+    return None if array is None or array.size != 1 else bool(array.item())
 
 
 def label(node: ir.Node) -> str:
