@@ -13,7 +13,6 @@ This shares nothing with the proofs that clean a model by, so that it can find t
 
 from __future__ import annotations
 
-import math
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +26,7 @@ from onnx_structdrop.graph.names import Names
 from onnx_structdrop.graph.nodes import is_dropout
 from onnx_structdrop.graph.reach import Reach
 from onnx_structdrop.graph.scopes import default_opset, scopes
+from onnx_structdrop.graph.verify.chances import normal_chance, uniform_chance
 from onnx_structdrop.graph.verify.constants import is_blank, scalar
 from onnx_structdrop.graph.verify.masks import Masks
 from onnx_structdrop.schema import DOMAIN
@@ -192,7 +192,7 @@ class _Pins:
             mean, deviation = _float(node, "mean", 0.0), _float(node, "scale", 1.0)
             for user, place in list(output.uses()):
                 if user.op_type in _COMPARISONS and len(user.inputs) == 2:
-                    self._mask(user.outputs[0], _normal_probability(user, place, mean, deviation))
+                    self._mask(user.outputs[0], normal_chance(user, place, mean, deviation))
             self._only_direct(node)
             return self._filled(node, mean)
         if "Uniform" not in kind:
@@ -200,7 +200,7 @@ class _Pins:
         low, high = _float(node, "low", 0.0), _float(node, "high", 1.0)
         for user, place in list(output.uses()):
             if user.op_type in _COMPARISONS and len(user.inputs) == 2:
-                self._mask(user.outputs[0], _probability(user, place, low, high))
+                self._mask(user.outputs[0], uniform_chance(user, place, low, high))
             elif user.op_type == "Add" and (low, high) == (0.0, 1.0):
                 self._floor(user)
         self._only_direct(node)
@@ -361,24 +361,3 @@ def _float(node: ir.Node, name: str, default: float) -> float:
     attribute = node.attributes.get(name)
     is_float = attribute is not None and attribute.type == ir.AttributeType.FLOAT
     return float(attribute.value) if attribute is not None and is_float else default
-
-
-def _probability(node: ir.Node, place: int, low: float, high: float) -> float | None:
-    """Return how likely a comparison of a uniform number with a constant comes out true."""
-    bound = scalar(node.inputs[1 - place])
-    if bound is None or high <= low:
-        return None
-    return _true(node, place, min(max((bound - low) / (high - low), 0.0), 1.0))
-
-
-def _normal_probability(node: ir.Node, place: int, mean: float, deviation: float) -> float | None:
-    """Return how likely a comparison of a normal number with a constant comes out true."""
-    bound = scalar(node.inputs[1 - place])
-    if bound is None or deviation <= 0:
-        return None
-    return _true(node, place, 0.5 * math.erfc((mean - bound) / deviation / math.sqrt(2.0)))
-
-
-def _true(node: ir.Node, place: int, below: float) -> float:
-    """Return how likely a comparison is true of a number that lies below with a probability."""
-    return below if node.op_type.startswith("Less") == (place == 0) else 1 - below
