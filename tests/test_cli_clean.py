@@ -110,7 +110,15 @@ def test_allowed_randomness_is_written_and_told(capsys, noise, tmp_path, monkeyp
 def test_what_does_not_compute_the_same_is_not_written(capsys, dropout, tmp_path, monkeypatch):
     pretend(monkeypatch, "a = Elu (x) y = Neg (a)", [DECISION])
     argv = ("clean", dropout, "-o", tmp_path / "c.onnx")
-    refused(capsys, tmp_path, 3, *argv, mentions=["does not compute the same", "output 'y'"])
+    before = contents(tmp_path)
+    out, err = failed(capsys, 3, *argv)
+    assert DECISION.evidence in out
+    assert "does not compute the same: output 'y'" in err
+    found = json.loads(failed(capsys, 3, *argv, "--json")[0])
+    assert found["output"] is None
+    assert found["verification"]["status"] == "different"
+    assert len(found["decisions"]) == 1
+    assert contents(tmp_path) == before
     call(capsys, *argv, "--no-verify")
 
 
@@ -118,7 +126,10 @@ def test_a_changed_signature_is_not_written(capsys, dropout, tmp_path, monkeypat
     pretend(monkeypatch, "a = Relu (x) y = Neg (a)", [DECISION])
     path = written(tmp_path / "other.onnx", DROPOUT.replace("x", "z"), inputs="float[N,4] z")
     argv = ("clean", path, "-o", tmp_path / "c.onnx")
-    refused(capsys, tmp_path, 3, *argv, mentions=["inputs are 'x' instead of 'z'"])
+    before = contents(tmp_path)
+    _, err = failed(capsys, 3, *argv)
+    assert "inputs are 'x' instead of 'z'" in err
+    assert contents(tmp_path) == before
 
 
 def test_nothing_to_clean(capsys, quiet, tmp_path):

@@ -205,6 +205,9 @@ def test_fold_does_not_write_what_differs(capsys, dropping, tmp_path, monkeypatc
     monkeypatch.setattr("onnx_structdrop.commands.rewrite.fold", wrong)
     argv = ("fold", dropping, "-o", tmp_path / "f.onnx")
     refused(capsys, tmp_path, 3, *argv, mentions=["does not compute the same", "nothing was"])
+    found = json.loads(failed(capsys, 3, *argv, "--json")[0])
+    assert found["output"] is None
+    assert found["verification"]["status"] == "different"
     call(capsys, *argv, "--no-verify")
     assert (tmp_path / "f.onnx").exists()
 
@@ -214,4 +217,5 @@ def test_what_cannot_be_verified_is_written_and_told(capsys, dropping, tmp_path,
     monkeypatch.setattr("onnx_structdrop.commands.rewrite.verify", lambda *_, **__: report)
     _, err = call(capsys, "fold", dropping, "-o", tmp_path / "f.onnx")
     assert "not verified (not run): too large" in err
+    assert "structdrop: verified" not in err
     assert (tmp_path / "f.onnx").exists()

@@ -45,7 +45,11 @@ def run(options: argparse.Namespace) -> int:
     if report.changed and not options.no_verify:
         verification = verify(model, result, inference=True)
         # Expectations tell an unscaled mask from the data, and so does this check.
-        accept(verification, suspicious=options.unscaled_dropout)
+        try:
+            accept(verification, suspicious=options.unscaled_dropout)
+        except CheckFailedError:
+            _show(options, None, report, verification, before, Facts.of(result, None))
+            raise
     size = _finish(options, model, result, target, changed=report.changed)
     if verification is not None:
         tell(verification)

@@ -95,19 +95,35 @@ def _fold(
         verification = verify(pinned(model).model, pinned(result).model, tolerance=0)
         if any(node.active is not False for node in nodes):
             verification = _in_inference_form(verification)
-        accept(verification)
+        try:
+            accept(verification)
+        except CheckFailedError:
+            if options.json:
+                _print_fold(options, None, nodes, verification, before, Facts.of(result, None))
+            raise
     size = _finish(options, model, result, target, changed=changed)
     if verification is not None:
         tell(verification)
     after = Facts.of(result, before.size if size is None else size)
     if options.json:
-        plain = None if verification is None else verification.to_dict()
-        _print_json(options, target, removed=nodes, verification=plain, before=before, after=after)
+        _print_fold(options, target, nodes, verification, before, after)
         return 0
     if nodes:
         print_nodes(f"removed {_count(nodes)}", nodes)
     print_changes(before, after)
     return 0
+
+
+def _print_fold(
+    options: argparse.Namespace,
+    target: str | None,
+    nodes: tuple[StochasticNode, ...],
+    verification: VerifyReport | None,
+    before: Facts,
+    after: Facts,
+) -> None:
+    plain = None if verification is None else verification.to_dict()
+    _print_json(options, target, removed=nodes, verification=plain, before=before, after=after)
 
 
 def _in_inference_form(report: VerifyReport) -> VerifyReport:
@@ -156,7 +172,7 @@ def _count(nodes: tuple[StochasticNode, ...]) -> str:
     return "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
 
 
-def _print_json(options: argparse.Namespace, target: str, **parts: Any) -> None:
+def _print_json(options: argparse.Namespace, target: str | None, **parts: Any) -> None:
     document: dict[str, Any] = {"model": options.model, "output": target}
     for name, part in parts.items():
         if isinstance(part, Facts):

@@ -80,10 +80,13 @@ def accept(report: VerifyReport, *, suspicious: bool = False) -> None:
 
 def tell(report: VerifyReport) -> None:
     """Tell what a check found, also that something could not be run or compared."""
-    if report.checks[1:]:
-        message(f"verified: {'; '.join(report.checks[1:])}")
-    if report.status != "equal":
-        message(f"not verified ({report.status}): {report.reason}")
+    passed = "; ".join(report.checks[1:])
+    if report.status == "equal":
+        message(f"verified: {passed}")
+        return
+    message(f"not verified ({report.status}): {report.reason}")
+    if passed:
+        message(f"what could be checked: {passed}")
 
 
 def _print_report(report: VerifyReport) -> None:

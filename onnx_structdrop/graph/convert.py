@@ -68,6 +68,9 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelT", "as_ir", "from_proto", "like", "outlined", "to_proto"]
 
+_UNTOLD = ("Value name not set for node output", "does not have a constant value set")
+"""What is in the messages: outputs left out in functions are allowed, weights left out refused."""
+
 ModelT = TypeVar("ModelT", bound=onnx.ModelProto | ir.Model)
 """A model of either kind, for functions that return the kind they were given."""
 
@@ -109,6 +112,9 @@ def as_ir(model: onnx.ModelProto | ir.Model) -> ir.Model:
         for value in graph.initializers.values():
             if value.const_value is not None:
                 value.const_value = unshared(value.const_value)
+        for node in graph:
+            if not isinstance(node.op_type, str):
+                raise ModelError(f"node {quoted(node.name or '')} names no operator")
         produced = (output for node in graph for output in node.outputs)
         for value in (*graph.inputs, *graph.initializers.values(), *produced):
             # Setting Value.dtype writes into the type object, which clone() shares.
@@ -123,7 +129,9 @@ def like(original: ModelT, model: ir.Model) -> ModelT:
     return cast("ModelT", to_proto(model) if isinstance(original, onnx.ModelProto) else model)
 
 
-def from_proto(proto: onnx.ModelProto, base_dir: str | None = None) -> ir.Model:
+def from_proto(
+    proto: onnx.ModelProto, base_dir: str | None = None, *, share: bool = True
+) -> ir.Model:
     """Convert a proto, sharing its weights.
 
     Parameters
@@ -133,6 +141,8 @@ def from_proto(proto: onnx.ModelProto, base_dir: str | None = None) -> ir.Model:
     base_dir
         Absolute path of the folder that external data are relative to; all references are
         checked against it. Without it they are handed through, and cannot be read.
+    share
+        Whether values of one type may share their shape: not in a model that is handed out.
 
     Raises
     ------
@@ -152,7 +162,7 @@ def from_proto(proto: onnx.ModelProto, base_dir: str | None = None) -> ir.Model:
             if external:
                 # onnx warns of keys in external data that it does not know; we keep them.
                 warnings.simplefilter("ignore")
-            model = _read(proto)
+            model = _read(proto, share=share)
         adopt(proto, model, base_dir)
         for root in (model.graph, *(function.graph for function in model.functions.values())):
             imports = dict(root.opset_imports)
@@ -164,13 +174,13 @@ def from_proto(proto: onnx.ModelProto, base_dir: str | None = None) -> ir.Model:
     return model
 
 
-def _read(proto: onnx.ModelProto) -> ir.Model:
+def _read(proto: onnx.ModelProto, *, share: bool) -> ir.Model:
     if proto.functions and proto.ir_version < FUNCTION_DESCRIPTIONS:
         return ir.from_proto(proto)  # Descriptions in the main graph are of functions as well.
     descriptions = Descriptions(proto.graph)
     graph = Outline(proto.graph, value_info=descriptions.rest)
     model = ir.serde.deserialize_model(cast("onnx.ModelProto", Outline(proto, graph=graph)))
-    descriptions.describe(model.graph)
+    descriptions.describe(model.graph, share=share)
     return model
 
 
@@ -225,10 +235,10 @@ def _serialised(model: ir.Model, replaced: Mapping[str, ir.TensorProtocol]) -> o
 
 @contextmanager
 def _unlogged() -> Iterator[None]:
-    """Keep onnx-ir from reporting outputs that are left out in functions: ONNX allows it."""
+    """Keep onnx-ir from reporting what is allowed, or refused here anyway."""
 
     def allows(record: logging.LogRecord) -> bool:
-        return "Value name not set for node output" not in str(record.msg)
+        return not any(part in str(record.msg) for part in _UNTOLD)
 
     logger = logging.getLogger("onnx_ir.serde")
     logger.addFilter(allows)

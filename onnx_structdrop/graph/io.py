@@ -84,7 +84,7 @@ def load(path: str | os.PathLike[str]) -> ir.Model:
     source = _absolute(path)
     proto = parse_file(source)
     try:
-        return from_proto(proto, str(source.parent))
+        return from_proto(proto, str(source.parent), share=False)
     except ModelError as error:
         raise type(error)(f"{shown(source)}: {error}") from error.__cause__
 

@@ -12,10 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from samples import MODELS
 
 from onnx_structdrop.errors import ModelError, StructDropError
-from onnx_structdrop.graph.convert import from_proto, to_proto
+from onnx_structdrop.graph.convert import as_ir, from_proto, to_proto
 from onnx_structdrop.graph.files import bulk
 from onnx_structdrop.graph.files.descriptions import Descriptions
 from onnx_structdrop.graph.insert import insert
+from onnx_structdrop.graph.io import load
 from onnx_structdrop.specs import DropBlock2D
 
 SAMPLES = sorted(MODELS.rglob("*.onnx"))
@@ -137,9 +138,10 @@ def odd_model():
         described("y", shape=(1,)),
         described("zero"),
         described("zero", shape=(7,)),
-        described("negative", shape=(1, 2)),
         described("nan"),
         described("nan", shape=(9,), doc_string="the last one counts"),
+        described("negative", doc_string="the last one has none"),
+        described("negative", shape=(1, 2)),
     ]
     info[2].metadata_props.add(key="of", value="value")
     weights = [
@@ -157,9 +159,10 @@ def odd_model():
         weights,
         value_info=info,
     )
-    for name in ("plain", "quantized", "y"):
+    for name in ("plain", "quantized", "y", "unknown", "unknown"):
         entry = graph.quantization_annotation.add(tensor_name=name)
-        entry.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="w")
+        count = str(len(graph.quantization_annotation))
+        entry.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value=count)
     imports = [helper.make_opsetid("", 17), helper.make_opsetid("d", 1)]
     return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
@@ -289,3 +292,66 @@ def test_inserted_model_is_written_the_same(one_by_one):
         made = insert(proto, DropBlock2D(0.1, 3, seed=1))
         found.append(made.SerializeToString(deterministic=True))
     assert found[0] == found[1]
+
+
+def test_of_two_annotations_of_an_unknown_name_the_last_is_kept():
+    annotations = to_proto(from_proto(odd_model())).graph.quantization_annotation
+    (kept,) = [entry for entry in annotations if entry.tensor_name == "unknown"]
+    assert kept.quant_parameter_tensor_names[0].value == "5"
+
+
+def test_shapes_of_a_loaded_model_are_the_values_own(tmp_path):
+    onnx.save(odd_model(), tmp_path / "m.onnx")
+    model = load(tmp_path / "m.onnx")
+    shapes = [value.shape for node in model.graph for value in node.outputs if value.shape]
+    assert len({id(shape) for shape in shapes}) == len(shapes)
+
+
+class Computed(ir.Value):
+    """A value with another shape each time."""
+
+    count = 0
+
+    @property
+    def shape(self):
+        Computed.count += 1
+        return ir.Shape([Computed.count])
+
+
+def test_shapes_that_do_not_stay():
+    node = ir.Node("", "Split", [None], outputs=[Computed(name=f"v{i}") for i in range(50)])
+    for value in node.outputs:
+        value.type = ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph([], [], nodes=[node], name="g", opset_imports={"": 17})
+    proto = to_proto(ir.Model(graph, ir_version=10))
+    sizes = [info.type.tensor_type.shape.dim[0].dim_value for info in proto.graph.value_info]
+    assert sizes == sorted(set(sizes))
+
+
+def test_nodes_without_operator_are_refused():
+    model = from_proto(odd_model())
+    next(iter(model.graph)).op_type = None
+    for work in (to_proto, as_ir):
+        with pytest.raises(ModelError):
+            work(model)
+
+
+def test_weights_left_out_are_refused_without_a_log(caplog):
+    model = from_proto(odd_model())
+    model.graph.initializers["w"].const_value = None
+    with pytest.raises(ModelError, match="initializer 'w' has no data"):
+        to_proto(model)
+    assert "constant value" not in caplog.text
+
+
+def test_weights_left_out_of_a_function_are_refused():
+    value = ir.Value(name="x")
+    node = ir.node("Relu", [value])
+    weight = ir.Value(name="w", const_value=ir.tensor([1.0]))
+    body = ir.Graph([value], node.outputs, nodes=[node], initializers=[weight], name="F",
+                    opset_imports={"": 17})  # fmt: skip
+    weight.const_value = None
+    model = from_proto(odd_model())
+    model.functions["d", "F", ""] = ir.Function("d", "F", graph=body, attributes=[])
+    with pytest.raises(ModelError, match="initializer 'w' has no data"):
+        to_proto(model)

@@ -19,6 +19,7 @@ import onnx_structdrop as sd
 from onnx_structdrop.graph.io import load, save
 from onnx_structdrop.graph.verify import sessions, verify, worker
 from onnx_structdrop.graph.verify.outputs import compare
+from onnx_structdrop.graph.verify.pinned import pinned
 
 RANDOM = "r = Constant <value_float = 0.5> () t = Constant <value = bool {1}> ()"
 
@@ -797,3 +798,28 @@ def test_messages_arrive_as_they_were_sent(array):
         assert np.array_equal(copy, array, equal_nan=array.dtype.kind == "f")
     with pytest.raises(EOFError):
         worker.read(stream)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((MODELS / "train").glob("*_train.onnx")), ids=lambda p: p.stem
+)
+@pytest.mark.parametrize("spec", [sd.DropBlock2D(0.1, 3, seed=1), sd.SpatialDropout2D(0.1, seed=1)])
+def test_our_nodes_among_masks_of_others(path, spec):
+    # Data that went through a node of ours are data, whatever mask it put on them.
+    inserted = sd.insert(load(path), spec)
+    folded, (cleaned, _) = sd.fold(inserted), sd.clean(inserted)
+    assert verify(pinned(inserted).model, pinned(folded).model, tolerance=0).exact
+    report = verify(inserted, cleaned, inference=True)
+    assert report.status == "equal", report.reason
+
+
+@pytest.mark.parametrize("source", ["dropout", "uniform"])
+def test_numbers_that_pick_from_others_are_not_held(source):
+    # Coins that add up to where a mask begins have no expectation that drops nothing.
+    model = load(MODELS / "resnet18_dynamo.onnx")
+    sites = [site for site in sd.find_sites(model) if site.stage == 4][:1]
+    inlined = sd.inline(sd.insert(model, sd.SpatialDropout2D(0.2, seed=1), sites), source)
+    report = verify(inlined, model, inference=True)
+    assert report.status == "not comparable"
+    assert not report.suspicious
+    assert "no number to hold" in report.reason

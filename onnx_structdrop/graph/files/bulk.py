@@ -66,6 +66,8 @@ class PlainNodes:
         inputs = ["" if value is None else value.name for value in node.inputs]
         if None in inputs or node.metadata_props or node.device_configurations:
             return False
+        if not node.op_type:
+            return False
         described = [v for v in node.outputs if v.name and not v.is_graph_output()]
         for value in described:
             if not is_plain(value):
@@ -95,7 +97,10 @@ class PlainNodes:
         if attribute.type not in _REPEATED:
             return ir.serde.serialize_attribute(attribute)
         key = attribute.name, int(attribute.type), attribute.value, attribute.doc_string
-        written = self._attributes.get(key)
+        try:
+            written = self._attributes.get(key)
+        except TypeError:  # An attribute of somebody's own class, with a list.
+            return ir.serde.serialize_attribute(attribute)
         if written is None:
             written = self._attributes[key] = ir.serde.serialize_attribute(attribute)
         return written

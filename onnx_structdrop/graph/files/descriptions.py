@@ -24,6 +24,9 @@ _NOTES = "_metadata" if "_metadata" in getattr(ir.Value, "__slots__", ()) else "
 Quantization annotations are in there."""
 
 
+_NONE = (None, None)
+
+
 class _Kind(NamedTuple):
     """Type and shape of a tensor."""
 
@@ -51,10 +54,10 @@ class Descriptions:
         known: dict[bytes, _Kind | None] = {}
         self.rest: list[onnx.ValueInfoProto] = []
         self._kinds: dict[str, _Kind] = {}
-        for info in graph.value_info:
-            name = info.name
+        # Of several descriptions of one name, the last counts.
+        for name, info in {info.name: info for info in graph.value_info}.items():
             kind = None
-            if not (info.doc_string or info.metadata_props or name in others):
+            if name and not (info.doc_string or info.metadata_props or name in others):
                 content = info.type.SerializeToString()
                 if content in known:
                     kind = known[content]
@@ -62,19 +65,28 @@ class Descriptions:
                     kind = known[content] = _read(info)
             if kind is None:
                 self.rest.append(info)
-                self._kinds.pop(name, None)
             else:
                 self._kinds[name] = kind
 
-    def describe(self, graph: ir.Graph) -> None:
-        """Give types and shapes to what nodes make."""
+    def describe(self, graph: ir.Graph, *, share: bool) -> None:
+        """Give types and shapes to what nodes make.
+
+        Parameters
+        ----------
+        graph
+            Just read, without these descriptions.
+        share
+            Whether values may have a shape together. It is frozen, but for the meanings of its
+            axes.
+        """
         find = self._kinds.get
         for node in graph:
             for value in node.outputs:
                 kind = find(value.name or "")
                 if kind is not None:
                     value.type = ir.TensorType(kind.dtype, denotation=kind.denotation)
-                    value.shape = kind.shape
+                    shape = kind.shape
+                    value.shape = shape if share or shape is None else shape.copy(frozen=True)
 
 
 def _read(info: onnx.ValueInfoProto) -> _Kind | None:
@@ -92,8 +104,8 @@ class Types:
 
     def __init__(self) -> None:
         self._written: dict[Hashable, onnx.TypeProto] = {}
-        # By the identity of a shape: nobody changes the model meanwhile, so all shapes live on.
-        self._shared: dict[Hashable, onnx.TypeProto] = {}
+        # By the identity of a shape, which is kept alive for that.
+        self._shared: dict[Hashable, tuple[ir.Shape | None, onnx.TypeProto]] = {}
 
     def write(self, value: ir.Value) -> onnx.TypeProto | None:
         """Return the type of a plain value, for a description of it; None if it has none."""
@@ -102,7 +114,7 @@ class Types:
             return None
         # Enumerations are hashed in Python, many times slower than integers.
         shared = id(shape), int(kind.dtype), kind.denotation
-        written = self._shared.get(shared)
+        _, written = self._shared.get(shared, _NONE)
         if written is None:
             content: Hashable = None
             if shape is not None:
@@ -111,7 +123,7 @@ class Types:
             written = self._written.get(key)
             if written is None:
                 written = self._written[key] = ir.serde.serialize_value(value).type
-            self._shared[shared] = written
+            self._shared[shared] = shape, written
         return written
 
 

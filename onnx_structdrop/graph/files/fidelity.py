@@ -230,9 +230,7 @@ def _restore_graphs(pairs: list[GraphPair]) -> None:
 
 def _restore_graph(proto: onnx.GraphProto, graph: ir.Graph) -> None:
     restore_metadata(proto, graph)
-    for name, value in graph.initializers.items():
-        if value.const_value is None:
-            raise ModelError(f"initializer {quoted(name)} has no data")
+    _check_data(graph)
     for tensor in proto.initializer:
         write_metadata_once(tensor)
     kept: _Kept | None = graph.meta.get(_KEPT)
@@ -262,12 +260,20 @@ def _restore_graph(proto: onnx.GraphProto, graph: ir.Graph) -> None:
 
 def _restore_function(proto: onnx.FunctionProto, function: ir.Function) -> None:
     restore_metadata(proto, function.graph)
+    _check_data(function.graph)
     _restore_graphs(restore_nodes(proto.node, enumerate(function)))
     kept: _Kept | None = function.graph.meta.get(_KEPT)
     if kept is not None:
         known = _names(function.graph)
         extras = [info for info in kept.value_info if info.name not in known]
         _rewrite(proto.value_info, "name", kept.described, extras)
+
+
+def _check_data(graph: ir.Graph) -> None:
+    """Refuse initializers that onnx-ir left out."""
+    for name, value in graph.initializers.items():
+        if value.const_value is None:
+            raise ModelError(f"initializer {quoted(name)} has no data")
 
 
 def _rewrite(
@@ -279,9 +285,8 @@ def _rewrite(
 ) -> None:
     """Put a repeated field in the order it had, once per name, with the entries it lost."""
     names = [getattr(entry, key) for entry in field]
-    entries = dict(zip(names, field, strict=True))
-    for entry in extras:
-        entries.setdefault(getattr(entry, key), entry)
+    entries = {getattr(entry, key): entry for entry in extras}
+    entries.update(zip(names, field, strict=True))
     for name in drop:
         entries.pop(name, None)
     ordered = sorted(entries, key=lambda name: order.get(name, len(order)))

@@ -47,8 +47,8 @@ class Shapes:
     def __init__(self, model: ir.Model, scopes: Iterable[Scope]) -> None:
         self._infos: dict[ir.Value, onnx.TypeProto] = {}
         self._dims: dict[ir.Value, tuple[Dim, ...] | None] = {}
-        # By the identity of a shape: nobody changes the model meanwhile, and many values share one.
-        self._sizes: dict[int, tuple[Dim, ...]] = {}
+        # By the identity of a shape, which is kept alive for that: many values may share one.
+        self._sizes: dict[int, tuple[ir.Shape, tuple[Dim, ...]]] = {}
         self._symbols: set[str] = set()
         scopes = list(scopes)
         if all(self._is_settled(value) for scope in scopes for node in scope.nodes
@@ -93,11 +93,11 @@ class Shapes:
         return value.dtype
 
     def _given(self, shape: ir.Shape) -> tuple[Dim, ...]:
-        sizes = self._sizes.get(id(shape))
-        if sizes is None:
+        known = self._sizes.get(id(shape))
+        if known is None:
             sizes = tuple(dim if isinstance(dim, int) else dim.value for dim in shape)
-            self._sizes[id(shape)] = sizes
-        return sizes
+            known = self._sizes[id(shape)] = shape, sizes
+        return known[1]
 
     def _is_settled(self, value: ir.Value) -> bool:
         """Tell whether inference has nothing to add: it never contradicts a size that is given."""

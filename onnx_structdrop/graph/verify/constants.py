@@ -10,7 +10,7 @@ from onnx_structdrop.graph.reading import constant_array
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["is_blank", "scalar"]
+__all__ = ["is_blank", "is_integer", "scalar"]
 
 _PASSED_ON = ("Cast", "CastLike", "Identity")
 
@@ -33,6 +33,20 @@ def is_blank(value: ir.Value) -> bool:
     except (ModelError, ArithmeticError, AttributeError, LookupError, OSError, TypeError,
             ValueError):  # fmt: skip
         return False
+
+
+def is_integer(value: ir.Value | None) -> bool:
+    """Tell whether a value is known to hold integers, by its type or as a constant."""
+    if value is None:
+        return False
+    if value.dtype is not None:
+        return value.dtype.is_integer()
+    try:
+        array = constant_array(value)
+    except (ModelError, ArithmeticError, AttributeError, LookupError, OSError, TypeError,
+            ValueError):  # fmt: skip
+        return False
+    return array is not None and array.dtype.kind in "iu"
 
 
 def scalar(value: ir.Value | None) -> float | None:

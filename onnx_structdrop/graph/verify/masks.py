@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from onnx_structdrop.graph.nodes import is_dropout
 from onnx_structdrop.graph.scopes import scopes
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Masks:
         self._free: set[ir.Value] = set()
         for _, graph in scopes(model):
             for node in graph:
-                if node in random and "Dropout" in node.op_type:
+                if node in random and (is_dropout(node) or "Dropout" in node.op_type):
                     # The first one is data, masked, if it is not a mask of constants itself.
                     data = node.inputs[0] if node.inputs else None
                     blank = data is not None and self._is_free(data)

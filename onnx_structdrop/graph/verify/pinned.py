@@ -27,7 +27,7 @@ from onnx_structdrop.graph.nodes import is_dropout
 from onnx_structdrop.graph.reach import Reach
 from onnx_structdrop.graph.scopes import default_opset, scopes
 from onnx_structdrop.graph.verify.chances import normal_chance, uniform_chance
-from onnx_structdrop.graph.verify.constants import is_blank, scalar
+from onnx_structdrop.graph.verify.constants import is_blank, is_integer, scalar
 from onnx_structdrop.graph.verify.masks import Masks
 from onnx_structdrop.schema import DOMAIN
 
@@ -124,7 +124,9 @@ class _Pins:
             self._switch_off(node, 2)
             if data is not None and is_blank(data):
                 # A Dropout of one number everywhere is a generator of masks.
-                self._sound = self._masks.is_linear(node.outputs[0])
+                self._sound = self._masks.is_linear(node.outputs[0]) and all(
+                    self._masks.is_normalised(mask) for mask in node.outputs[1:2] if mask.uses()
+                )
                 return False
             used = [mask for mask in node.outputs[1:2] if mask.uses()]
             if used:
@@ -231,7 +233,12 @@ class _Pins:
                     self._fix(user, chance)
                 elif not self._masks.is_normalised(value):
                     self._sound = False
-            elif user.op_type == "Where" and place == 0 and chance is not None:
+            elif (
+                user.op_type == "Where"
+                and place == 0
+                and chance is not None
+                and not any(map(is_integer, user.inputs[1:]))
+            ):
                 self._mix(user, chance)
             else:
                 self._sound = False
