@@ -104,10 +104,10 @@ def as_ir(model: onnx.ModelProto | ir.Model) -> ir.Model:
     with _broken("the model cannot be copied"), uncollected():
         check_calls(model)
         private = model.clone()
+    private.meta.update(model.meta)
     for tensor, _, _ in tensor_slots(private):
         if tensor.dtype == ir.DataType.UNDEFINED:
             raise ModelError(f"tensor {quoted(tensor.name or '')} has no element type")
-    private.meta.update(model.meta)
     for graph in all_graphs(private):
         for value in graph.initializers.values():
             if value.const_value is not None:

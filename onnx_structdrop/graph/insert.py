@@ -261,6 +261,8 @@ def _laid_out(spec: DropoutSpec, channel_axis: int, rank: int) -> DropoutSpec:
     if channel_axis not in layouts:
         raise ArgumentError(f"its channel axis is {channel_axis}; 1 or the last one is needed")
     written = cast("Any", spec)
+    if written.data_format == layouts[channel_axis]:
+        return spec
     old_axis = 1 if written.data_format == "channels_first" else rank - 1
     changes: dict[str, Any] = {"data_format": layouts[channel_axis]}
     if "shared_axes" in fields:
