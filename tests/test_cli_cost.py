@@ -44,3 +44,11 @@ def test_measured(capsys):
 def test_errors(capsys, argv, code, words):
     err = call(capsys, "--no-measure", *argv, code=code).err
     assert words in err.splitlines()[-1]
+
+
+def test_models_that_drop_already(capsys, tmp_path):
+    path = str(tmp_path / "live.onnx")
+    assert main(["insert", MODEL, "-o", path, "--spec", "DropPath", "--rate", "0.1"]) == 0
+    capsys.readouterr()
+    assert main(["cost", path]) == 1
+    assert "holds structured dropout already" in capsys.readouterr().err

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from onnx_structdrop.commands.selection import has_filters, select
 from onnx_structdrop.commands.specification import specification
 from onnx_structdrop.console import message, print_json, print_line, print_table
+from onnx_structdrop.errors import ModelError
+from onnx_structdrop.graph.inspect import inspect
 from onnx_structdrop.graph.io import load
 from onnx_structdrop.graph.sites import find_sites
 from onnx_structdrop.mc import cost
@@ -29,8 +31,13 @@ def run(options: argparse.Namespace) -> int:
     """Predict and measure the cost of placements."""
     if options.rate is None:
         options.rate = _RATE
-    spec = specification(options)
     model = load(options.model)
+    if inspect(model).own:
+        raise ModelError(
+            f"{options.model}: it holds structured dropout already, and what is asked for is the "
+            "cost of inserting it; take it out first (structdrop fold)"
+        )
+    spec = specification(options)
     sites = find_sites(model)
     costs = {}
     for name, chosen in _placements(sites, options, spec).items():

@@ -388,7 +388,7 @@ def test_outputs_that_randomness_does_not_reach_are_compared():
     report = verify(model, model)
     assert report.status == "not comparable"
     assert status(report) == [("y", "equal"), ("z", "not comparable")]
-    assert "1 outputs equal" in report.checks[-1]
+    assert "1 output equals" in report.checks[-1]
     wrong = net(body.replace("Relu", "Elu"), outputs="float[N,4] y, float[N,4] z")
     report = verify(model, wrong)
     assert report.status == "different"

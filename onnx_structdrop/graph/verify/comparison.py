@@ -256,14 +256,18 @@ class Comparison:
     def _verdict(self, outputs: Sequence[OutputCheck]) -> VerifyReport:
         equal = [output for output in outputs if output.status == EQUAL]
         if equal:
-            whose = "all outputs" if len(equal) == len(outputs) else f"{len(equal)} outputs"
+            whole = len(equal) == len(outputs)
+            number = "all outputs" if whole else f"{len(equal)} outputs"
+            alike = f"{number} equal those"
+            if len(equal) == 1 and not whole:
+                alike = "1 output equals that"
             how = "bit for bit"
             if not all(output.exact for output in equal):
                 worst = max(equal, key=lambda output: output.error)
                 how = f"within {worst.error:.2g} of the scale of the values"
             count = len(self._feeds)
             self._checks.append(
-                f"{whose} equal those of the {self._compared_with}, {how}, "
+                f"{alike} of the {self._compared_with}, {how}, "
                 f"on {count} {'sample' if count == 1 else 'samples'}{self._left}"
             )
         for status in (DIFFERENT, NOT_COMPARABLE):
