@@ -10,8 +10,9 @@ nets of 1,000 and of 10,000 nodes.
 ``memory`` reads the peak of a process that takes a 2.5 GB model from disk to disk.
 
 All of one part runs in turn, round by round, so that what disturbs one disturbs its neighbours;
-ratios are taken within a round. Medians and quartiles are printed with the goals; the exit
-status is 1 if one is missed. ``--docs`` writes the tables into docs/cleaning.md.
+ratios are taken within a round. For ``speed`` each tool has a process of its own: what onnxslim
+leaves of the heap slows whatever comes after it. Medians and quartiles are printed with the goals;
+the exit status is 1 if one is missed. ``--docs`` writes the tables into docs/cleaning.md.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import gc
-import io
 import json
 import os
 import pathlib
@@ -38,6 +37,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from spread import Spread
+from workers import Worker
+from workers import seconds as seconds_of
 
 import onnx_structdrop as sd
 
@@ -76,6 +77,14 @@ class Goal:
 def insert_fold(model):
     """Insert DropBlock at the default sites and take it out again."""
     return sd.fold(sd.insert(model, SPEC))
+
+
+def job_of(tool: str, kind: str, width: int, source: str, target: str) -> Callable[[], object]:
+    """Return what a tool is timed with, for `Worker`."""
+    if kind == "files":
+        return with_files(source, target)[tool]
+    model = dense_net(width=width)
+    return in_memory(model, ir.from_proto(model) if kind == "onnx-ir" else model)[tool]
 
 
 def in_memory(model: onnx.ModelProto, given) -> dict[str, Callable[[], object]]:
@@ -117,29 +126,19 @@ def with_files(source: str, target: str) -> dict[str, Callable[[], object]]:
 
 
 def timed(
-    jobs: dict[str, Callable[[], object]],
-    rounds: int,
-    progress: Progress,
-    title: str,
-    clock: Callable[[], float] = time.perf_counter,
+    jobs: dict[str, Callable[[], float]], rounds: int, progress: Progress, title: str
 ) -> dict[str, list[float]]:
     """Run all jobs in turn, one round more than asked to warm up, and return their seconds."""
     task = progress.add_task(title, total=(rounds + 1) * len(jobs))
-    seconds: dict[str, list[float]] = {name: [] for name in jobs}
+    found: dict[str, list[float]] = {name: [] for name in jobs}
     names = list(jobs)
     for number in range(rounds + 1):
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            job = jobs[name]
-            getattr(job, "prepare", int)()
-            gc.collect()
-            with contextlib.redirect_stdout(io.StringIO()):
-                started = clock()
-                job()
-                elapsed = clock() - started
+            elapsed = jobs[name]()
             if number:
-                seconds[name].append(elapsed)
+                found[name].append(elapsed)
             progress.advance(task)
-    return seconds
+    return found
 
 
 def ratios(one: list[float], other: list[float]) -> Spread:
@@ -156,13 +155,14 @@ def speed(rounds: int, progress: Progress) -> tuple[list[Goal], dict]:
         with tempfile.TemporaryDirectory() as name:
             source, target = f"{name}/in.onnx", f"{name}/out.onnx"
             onnx.save(model, source)
-            for kind, jobs in (
-                ("files", with_files(source, target)),
-                ("protos", in_memory(model, model)),
-                ("onnx-ir", in_memory(model, ir.from_proto(model))),
-            ):
+            for kind in ("files", "protos", "onnx-ir"):
                 where = f"{kind}, {size}"
-                seconds = timed(jobs, rounds, progress, f"speed, {where}")
+                with contextlib.ExitStack() as stack:
+                    jobs = {
+                        tool: stack.enter_context(Worker(job_of, tool, kind, width, source, target))
+                        for tool in (*OURS, *AGAINST)
+                    }
+                    seconds = timed(jobs, rounds, progress, f"speed, {where}")
                 measured[where] = {
                     job: dataclasses.asdict(Spread.of(found)) for job, found in seconds.items()
                 }
@@ -188,11 +188,13 @@ def scaling(rounds: int, progress: Progress) -> tuple[list[Goal], dict]:
     }
     models = [deep_net(nodes) for nodes in NODES]
     jobs = {
-        f"{name} {nodes:,}": lambda function=function, model=model: function(model)
+        f"{name} {nodes:,}": lambda function=function, model=model: seconds_of(
+            lambda: function(model), time.process_time
+        )
         for name, function in work.items()
         for nodes, model in zip(NODES, models, strict=True)
     }
-    seconds = timed(jobs, rounds, progress, "scaling", time.process_time)
+    seconds = timed(jobs, rounds, progress, "scaling")
     sizes = [len(model.graph.node) for model in models]
     goals = [
         Goal(
