@@ -109,9 +109,6 @@ class Closures:
 
     def behind(self, value: ir.Value) -> Closure | None:
         """Return the smallest closed set of operators behind a value, None if there is none."""
-        single = self._single(value)
-        if single is not None:
-            return single
         members: dict[ir.Value, set[ir.Node]] = {value: set(self._flow.consumers(value))}
         nodes: list[ir.Node] = []
         while len(nodes) < _MAX_NODES:
@@ -134,17 +131,6 @@ class Closures:
             if len(alive) == 1 and alive[0] is not value:
                 return Closure(self._sort(nodes), alive[0], tuple(nodes))
         return None
-
-    def _single(self, value: ir.Value) -> Closure | None:
-        """Return the closure of one node that alone reads a value, if that is a closure."""
-        consumers = self._flow.consumers(value)
-        if len(consumers) != 1 or self._flow.inputs(consumers[0]) != (value,):
-            return None
-        outputs = self._flow.outputs(consumers[0])
-        if len(outputs) != 1 or not self._may_join(consumers[0], {value: set()}):
-            return None
-        alive = self._flow.consumers(outputs[0]) or outputs[0].is_graph_output()
-        return Closure(self._sort([*consumers]), outputs[0], consumers) if alive else None
 
     def _may_join(self, node: ir.Node, members: dict[ir.Value, set[ir.Node]]) -> bool:
         if not all(source in members for source in self._flow.inputs(node)):
