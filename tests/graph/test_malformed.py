@@ -411,3 +411,16 @@ def test_device_configurations_without_a_name():
     for operation in OPERATIONS.values():
         with pytest.raises(sd.ModelError, match=r"node 'conv' \(Conv\): a device configuration"):
             operation(model)
+
+
+def test_stray_fields_of_an_attribute_of_numbers_are_refused():
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[1] * 4)
+    node.attribute[0].tensors.add(data_type=999)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xw"],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    with pytest.raises(sd.ModelError, match="unknown element type 999"):
+        sd.find_sites(helper.make_model(graph))

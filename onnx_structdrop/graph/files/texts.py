@@ -13,7 +13,7 @@ import onnx
 from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from onnx_structdrop.errors import ModelError
-from onnx_structdrop.graph.files.wellformed import NUMBERS, quoted
+from onnx_structdrop.graph.files.wellformed import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from google.protobuf.descriptor import Descriptor  # type: ignore[import-untyped]
 
 __all__ = ["check_text"]
+
+_NUMBERS = frozenset(
+    map(
+        onnx.AttributeProto.AttributeType.Value,
+        ("INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS"),
+    )
+)
+"""Types of attributes that hold neither tensors nor graphs nor types."""
 
 
 def check_text(message: Message) -> None:
@@ -62,7 +70,7 @@ class _Check:
         if not _joins(own + node.input[:] + node.output[:]):
             self._fields(node)
         for attribute in node.attribute:
-            if attribute.type in NUMBERS and not attribute.HasField("t"):
+            if attribute.type in _NUMBERS and not attribute.HasField("t"):
                 self._once(attribute, self._attributes)
             else:
                 self._fields(attribute)

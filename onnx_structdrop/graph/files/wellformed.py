@@ -18,7 +18,7 @@ from onnx_structdrop.errors import ModelError, UnsupportedModelError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-__all__ = ["NUMBERS", "check_header", "check_structure", "one_line", "quoted"]
+__all__ = ["check_header", "check_structure", "one_line", "quoted"]
 
 _SHOWN_CHARACTERS = 100
 _DEVICES_SINCE = 11
@@ -27,13 +27,6 @@ _TENSOR_TYPES = frozenset(onnx.TensorProto.DataType.values())
 _ATTRIBUTE_TYPES = frozenset(onnx.AttributeProto.AttributeType.values()) - {
     onnx.AttributeProto.UNDEFINED
 }
-NUMBERS = frozenset(
-    map(
-        onnx.AttributeProto.AttributeType.Value,
-        ("INT", "INTS", "FLOAT", "FLOATS", "STRING", "STRINGS"),
-    )
-)
-"""Types of attributes that hold neither tensors nor graphs nor types."""
 _GRAPHS = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
 # What onnxruntime says before the reason, which would be cut off by the length of a line.
 _PREAMBLE = re.compile(
@@ -263,8 +256,6 @@ def _check_attributes(
                     "of the function give, which is not supported; inline the function "
                     "(onnx.inliner)"
                 )
-            continue
-        if kind in NUMBERS:
             continue
         if kind not in _ATTRIBUTE_TYPES:
             raise ModelError(f"{_describe(owner)}: attribute {quoted(name)} has no valid type")
